@@ -1,0 +1,68 @@
+"""Checks of a symmetric matrix before it is factored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from quiplinalg.arrays import as_matrix, check_finite
+from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
+from quiplinalg.kernels.record import Kernels
+from quiplinalg.parallel import run_all
+
+__all__ = ["symmetric_matrix"]
+
+_TOLERANCE = 1e-4  # of the largest diagonal element; bfloat16 products of one H stay far below
+_ROWS = 512
+
+
+def symmetric_matrix(H: Any, name: str, kernels: Kernels) -> np.ndarray:
+    """Return H as a C-order float32 or float64 array, after checking both triangles.
+
+    Raises
+    ------
+    DTypeError, InvalidArgumentError
+        Not real floating, not square, or asymmetric by more than 1e-4 of its largest diagonal.
+    NonFiniteError
+        NaN or infinity anywhere, in either triangle.
+    NotPositiveDefiniteError
+        A negative diagonal element, or a zero one with a non-zero row.
+    """
+    matrix = as_matrix(H, name, square=True)
+    wide = matrix.dtype.kind == "f" and matrix.dtype.itemsize >= 8
+    matrix = np.ascontiguousarray(matrix, np.float64 if wide else np.float32)
+    n = matrix.shape[0]
+    if n == 0:
+        return matrix
+    checked = run_all(
+        kernels.asymmetry, [(matrix, i, min(i + _ROWS, n)) for i in range(0, n, _ROWS)]
+    )
+    if not all(finite for _, finite in checked):
+        check_finite(matrix, name)
+    diagonal = matrix.diagonal()
+    worst, largest = max(float(w) for w, _ in checked), float(np.abs(diagonal).max())
+    if worst > _TOLERANCE * largest:
+        raise InvalidArgumentError(
+            f"{name} must be symmetric to {_TOLERANCE:g} of its largest diagonal element "
+            f"({largest:.3g}); got a difference of {worst:.3g} between {name} and its transpose. "
+            f"Pass ({name} + {name}.T) / 2 if that is what you mean."
+        )
+    negative = np.flatnonzero(diagonal < 0)
+    if negative.size:
+        index = int(negative[0])
+        raise NotPositiveDefiniteError(
+            index,
+            float(diagonal[index]),
+            "A second moment has no negative diagonal: check its sign and how it was accumulated.",
+            name,
+        )
+    for index in np.flatnonzero(diagonal == 0):
+        if matrix[index].any():
+            raise NotPositiveDefiniteError(
+                int(index),
+                0.0,
+                "Its diagonal is zero but its row is not: check how the matrix was accumulated.",
+                name,
+            )
+    return matrix

@@ -1,0 +1,96 @@
+"""The tiled left-looking Cholesky factorisation that all factorisations run on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
+from quiplinalg.kernels.record import Kernels
+from quiplinalg.parallel import run_all, single_blas_thread
+
+__all__ = ["factor_reversed", "factor_tiled"]
+
+REMEDY = 'Raise damp (it is a fraction of the mean diagonal), or pass damp="auto".'
+_ROWS = 256
+
+
+def factor_tiled(A: np.ndarray, kernels: Kernels, block: int | None) -> int:
+    """Overwrite the lower triangle of A with L, A = L L^T; return -1, or the index that failed.
+
+    Parameters
+    ----------
+    A : ndarray, (n, n), float32 or float64, Fortran order
+        Only the lower triangle is read and written.  After a failure at index i, A[i, i] is the
+        pivot that was not positive.
+    block : int or None
+        Columns of a tile; None for the backend's choice.
+
+    Notes
+    -----
+    For each block column J: A_IJ -= sum_{K<J} L_IK L_JK^T, L_JJ = chol(A_JJ), L_IJ = A_IJ L_JJ^-T.
+    Tiles have fixed boundaries and one BLAS thread each, so the bits of L do not depend on how
+    many threads share them.  n^3/3 flops, no work space.
+    """
+    n = A.shape[0]
+    if block is not None and (not isinstance(block, int) or block < 1):
+        raise InvalidArgumentError(
+            f"block must be a whole number of at least 1, or None; got block={block!r}. "
+            "Leave it at None for the backend's choice."
+        )
+    columns = block or kernels.tile
+    rows = max(kernels.rows, columns)
+
+    def update(i0: int, i1: int, j0: int, j1: int) -> int:
+        kernels.update_tile(A, i0, i1, j0, j1)
+        return kernels.factor_tile(A, j0, j1) if i0 == j0 else 0
+
+    with single_blas_thread():
+        for j0 in range(0, n, columns):
+            j1 = min(j0 + columns, n)
+            below = [(i, min(i + rows, n), j0, j1) for i in range(j1, n, rows)]
+            info, *_ = run_all(update, [(j0, j1, j0, j1), *below])
+            if info:
+                return j0 + info - 1
+            run_all(lambda *tile: kernels.solve_tile(A, *tile), below)
+    return -1
+
+
+def factor_reversed(
+    H: np.ndarray,
+    order: np.ndarray,
+    shift: np.ndarray,
+    kernels: Kernels,
+    block: int | None = None,
+    dtype: type = np.float64,
+    name: str = "H",
+) -> np.ndarray:
+    """Factor H[order][:, order] + diag(shift) from its last row to its first.
+
+    Parameters
+    ----------
+    H : ndarray, (n, n), symmetric, C order
+    order : ndarray, (n,), int64
+    shift : ndarray, (n,), float64
+        In the caller's column order.
+
+    Returns
+    -------
+    ndarray, (n, n), ``dtype``, C order
+        A with A[n-1-k, n-1-i] = T[i, k] sqrt(D_k) for i <= k, in the permuted order; zero below.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        With the row of the caller's H and the pivot there.
+    """
+    n = H.shape[0]
+    A = np.zeros((n, n), dtype)
+    permuted = shift[order]
+    tasks = [(H, order, permuted, A, j, min(j + _ROWS, n)) for j in range(0, n, _ROWS)]
+    run_all(kernels.reverse_rows, tasks)
+    failed = factor_tiled(A.T, kernels, block)
+    if failed >= 0:
+        index = int(order[n - 1 - failed])
+        remedy = REMEDY if name == "H" else f"Add a multiple of the identity to {name}."
+        raise NotPositiveDefiniteError(index, float(A[failed, failed]), remedy, name)
+    return A

@@ -1,0 +1,216 @@
+"""Groups, datasets and attributes as both file layouts use them, each with its encoding."""
+
+from __future__ import annotations
+
+import numbers
+import zlib
+
+import h5py
+import numpy as np
+from h5py import h5a, h5t
+
+from quiplinalg.errors import DTypeError, FormatError, InvalidArgumentError
+from quiplinalg.files.bfloat16 import (
+    BFLOAT16,
+    is_bfloat16,
+    is_opaque_bfloat16,
+    read_bfloat16,
+    write_bfloat16,
+)
+from quiplinalg.files.measure import check_chunks
+
+__all__ = [
+    "FLOATS",
+    "VERSION",
+    "attribute_names",
+    "attribute_text",
+    "check_encoding",
+    "checksum",
+    "float_dtype",
+    "make_group",
+    "read_array",
+    "read_attribute",
+    "set_attributes",
+    "set_encoding",
+    "write_array",
+]
+
+VERSION = "1.0"
+FLOATS = tuple(map(np.dtype, (np.float16, BFLOAT16, np.float32, np.float64)))
+
+_MAX_ATTRIBUTES = 1000
+_MAX_ATTRIBUTE_BYTES = 64 * 2**10  # what an object header can hold
+
+Attribute = str | int | float
+
+
+def set_encoding(node: h5py.Group | h5py.Dataset, encoding: str) -> None:
+    """Mark what an element is, and by which version of the layout."""
+    node.attrs["encoding-type"] = encoding
+    node.attrs["encoding-version"] = VERSION
+
+
+def check_encoding(node: h5py.Group | h5py.Dataset, encoding: str) -> None:
+    """Raise FormatError unless an element is what it should be, in a version that is known."""
+    path = node.file.filename
+    found = read_attribute(node, "encoding-type", str)
+    if found != encoding:
+        raise FormatError(
+            f"expected encoding-type={encoding!r}; got {found!r}. Open the file with the function "
+            "for its kind (open_problem, open_result or open_keras)",
+            path,
+            node.name,
+        )
+    version = read_attribute(node, "encoding-version", str)
+    major = str(version).partition(".")[0]
+    if not (major.isascii() and major.isdigit()):
+        raise FormatError(
+            f"expected encoding-version={VERSION!r}; got {version!r}", path, node.name
+        )
+    if int(major) > int(VERSION.partition(".")[0]):
+        raise FormatError(
+            f"expected encoding-version {VERSION} or older; got {version}: the file was written "
+            "by a newer quiplinalg. Upgrade quiplinalg",
+            path,
+            node.name,
+        )
+
+
+def make_group(root: h5py.Group, parts: list[str], encoding: str) -> h5py.Group:
+    """Create a group below ``root``, and those on the way to it."""
+    group = root
+    for part in parts[:-1]:
+        if part not in group:
+            set_encoding(group.create_group(part), "group")
+        group = group[part]
+    group = group.create_group(parts[-1])
+    set_encoding(group, encoding)
+    return group
+
+
+def set_attributes(
+    node: h5py.Group | h5py.Dataset, **attributes: Attribute | np.number | None
+) -> None:
+    """Store text as UTF-8, whole numbers as int64, others as float64; leave None out."""
+    for key, value in attributes.items():
+        if isinstance(value, str):
+            if "\0" in value:
+                raise InvalidArgumentError(f"{key} must be text without NUL; got {key}={value!r}.")
+            node.attrs[key] = value
+        elif isinstance(value, numbers.Integral):
+            if not -(2**63) <= value < 2**63:
+                raise InvalidArgumentError(f"{key} must fit in int64; got {key}={value}.")
+            node.attrs[key] = np.int64(value)
+        elif isinstance(value, numbers.Real):
+            node.attrs[key] = np.float64(value)
+        elif value is not None:
+            raise DTypeError(
+                f"{key} must be text, a whole number or a float; got {key}={value!r} of type "
+                f"{type(value).__name__}. Store arrays with add_array, and records as JSON text."
+            )
+
+
+def read_attribute(
+    node: h5py.Group | h5py.Dataset, key: str, kind: type | None = None
+) -> Attribute | None:
+    """Read one scalar attribute as str, int or float; None where there is none.
+
+    Raises FormatError where it is no scalar of text, int or float, or not of type ``kind``.
+    """
+    if key not in node.attrs:
+        return None
+    handle = h5a.open(node.id, key.encode())
+    stored = handle.get_type()
+    plain = isinstance(stored, h5t.TypeStringID | h5t.TypeIntegerID | h5t.TypeFloatID)
+    if handle.shape != () or not plain or stored.get_size() > _MAX_ATTRIBUTE_BYTES:
+        raise FormatError(
+            f"expected attribute {key!r} to be one text or number; got {handle.dtype} of shape "
+            f"{handle.shape}",
+            node.file.filename,
+            node.name,
+        )
+    raw = node.attrs[key]
+    if isinstance(raw, bytes):
+        value: Attribute = raw.decode()
+    elif isinstance(raw, str):
+        value = raw
+    else:
+        value = raw.item()
+    if kind is float and isinstance(value, int):
+        value = float(value)
+    if kind is not None and not isinstance(value, kind):
+        raise FormatError(
+            f"expected attribute {key!r} to be {kind.__name__}; got {value!r}",
+            node.file.filename,
+            node.name,
+        )
+    return value
+
+
+def attribute_names(node: h5py.Group | h5py.Dataset) -> list[str]:
+    """The names of the attributes, sorted."""
+    if len(node.attrs) > _MAX_ATTRIBUTES:
+        raise FormatError(
+            f"expected at most {_MAX_ATTRIBUTES} attributes", node.file.filename, node.name
+        )
+    return sorted(node.attrs)
+
+
+def attribute_text(node: h5py.Group | h5py.Dataset, without: str | None = None) -> str:
+    """The attributes of an element as one line each, ``name=value`` with Python's repr, sorted."""
+    names = [name for name in attribute_names(node) if name != without]
+    return "".join(f"{name}={read_attribute(node, name)!r}\n" for name in names)
+
+
+def write_array(
+    group: h5py.Group,
+    name: str,
+    array: np.ndarray,
+    encoding: str,
+    **attributes: Attribute | np.number | None,
+) -> h5py.Dataset:
+    """Write a contiguous, uncompressed dataset in the byte order of this machine."""
+    array = np.asarray(array, array.dtype.newbyteorder("="), order="C")
+    if array.dtype == BFLOAT16:
+        dataset = write_bfloat16(group, name, array)
+    else:
+        dataset = group.create_dataset(name, data=array)
+    set_encoding(dataset, encoding)
+    set_attributes(dataset, **attributes)
+    return dataset
+
+
+def read_array(dataset: h5py.Dataset) -> np.ndarray:
+    """Read a whole dataset that :func:`open_dataset` has let pass, in native byte order."""
+    check_chunks(dataset)
+    if is_bfloat16(dataset):
+        return read_bfloat16(dataset)
+    if is_opaque_bfloat16(dataset):
+        float_dtype(dataset)
+        return read_bfloat16(dataset)
+    array = np.asarray(dataset[()])
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def float_dtype(dataset: h5py.Dataset) -> np.dtype:
+    """The dtype that a dataset of weights or of a Hessian is read as; FormatError for others."""
+    if is_bfloat16(dataset):
+        return BFLOAT16
+    dtype = dataset.dtype.newbyteorder("=")
+    if is_opaque_bfloat16(dataset) and read_attribute(dataset, "dtype") == "bfloat16":
+        return BFLOAT16
+    if dtype in FLOATS and dataset.id.get_type().get_size() == dtype.itemsize:
+        return dtype
+    raise FormatError(
+        f"expected float16, bfloat16, float32 or float64; got {dtype}. Convert the array first",
+        dataset.file.filename,
+        dataset.name,
+    )
+
+
+def checksum(array: np.ndarray) -> int:
+    """CRC-32 of the elements in C order, little-endian."""
+    array = np.ascontiguousarray(array)
+    if array.dtype != BFLOAT16:
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return zlib.crc32(array.reshape(-1).view(np.uint8)) if array.size else 0

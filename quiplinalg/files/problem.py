@@ -1,0 +1,175 @@
+"""Reading problem files: the weights and Hessians of many layers in one HDF5 file."""
+
+from __future__ import annotations
+
+import os
+
+import h5py
+import numpy as np
+
+from quiplinalg.errors import FormatError
+from quiplinalg.files.elements import check_encoding, float_dtype, read_array, read_attribute
+from quiplinalg.files.guard import (
+    address,
+    format_errors,
+    has_link,
+    leaves,
+    open_dataset,
+    open_file,
+    open_group,
+)
+from quiplinalg.files.measure import Limits
+from quiplinalg.files.reader import (
+    NORMALIZATIONS,
+    LayerInfo,
+    ProblemSource,
+    check_hessian,
+    check_orientation,
+    read_hessian,
+)
+
+__all__ = ["ProblemReader", "open_problem"]
+
+
+class ProblemReader(ProblemSource):
+    """Read a problem file; made by :func:`open_problem`.
+
+    Attributes
+    ----------
+    path : str
+    names : tuple of str
+        Every layer, in name order.
+    arrays : tuple of str
+        Every other array.
+    """
+
+    def __init__(self, path: str | os.PathLike, limits: Limits | None = None):
+        self.path = os.fspath(path)
+        self._limits = limits or Limits()
+        self._file = open_file(path)
+        try:
+            with format_errors(self.path):
+                check_encoding(self._file, "quiplinalg-problem")
+                self.names: tuple[str, ...] = self._list("layers", groups=True)
+                self.arrays: tuple[str, ...] = self._list("arrays", groups=False)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _list(self, root: str, groups: bool) -> tuple[str, ...]:
+        def is_layer(group: h5py.Group) -> bool:
+            return groups and read_attribute(group, "encoding-type") == "layer"
+
+        if not groups and not has_link(self._file, root):
+            return ()
+        top = open_group(self._file, root, self._limits)
+        found = list(leaves(top, self._limits, is_layer))
+        for name, node in found:
+            if isinstance(node, h5py.Group) != groups:
+                raise FormatError(
+                    "expected a group with encoding-type 'layer'; got a dataset",
+                    self.path,
+                    f"{root}/{name}",
+                )
+        return tuple(name for name, _ in found)
+
+    def _layer(self, name: str) -> tuple[h5py.Dataset, h5py.Dataset, LayerInfo]:
+        if name not in self.names:
+            raise FormatError(
+                f"expected layer {name!r}; got {len(self.names)} other layers. See .names",
+                self.path,
+                f"layers/{name}",
+            )
+        layer = open_group(self._file, f"layers/{name}", self._limits)
+        check_encoding(layer, "layer")
+        for part in ("weight", "hessian"):
+            if not has_link(layer, part):
+                raise FormatError(
+                    f"expected a dataset {part!r} in layer {name!r}; got none. Add it, with "
+                    "ProblemWriter.add",
+                    self.path,
+                    f"layers/{name}/{part}",
+                )
+        weight = open_dataset(layer, "weight", self._limits)
+        hessian = open_dataset(layer, "hessian", self._limits)
+        check_encoding(weight, "array")
+        check_encoding(hessian, "hessian")
+        orientation = read_attribute(weight, "orientation", str)
+        shape = check_orientation(weight, orientation)
+        storage = read_attribute(hessian, "storage", str)
+        if storage not in ("lower", "full") or (storage == "full") != (len(hessian.shape) == 2):
+            raise FormatError(
+                f"expected storage='lower' for a 1-D and 'full' for a 2-D Hessian; got {storage!r}",
+                self.path,
+                hessian.name,
+            )
+        normalization = read_attribute(hessian, "normalization", str)
+        n_samples = read_attribute(hessian, "n_samples", int)
+        if normalization not in NORMALIZATIONS or n_samples is None:
+            raise FormatError(
+                f"expected n_samples and a normalization in {NORMALIZATIONS}; got "
+                f"{n_samples!r} and {normalization!r}",
+                self.path,
+                hessian.name,
+            )
+        info = LayerInfo(
+            name=name,
+            shape=shape,
+            dtype=float_dtype(weight),
+            orientation=orientation,
+            n_samples=None if n_samples < 0 else n_samples,
+            normalization=normalization,
+            hessian_dtype=check_hessian(hessian, shape[1], self._limits),
+            hessian_key=f"{address(hessian):#x}",
+        )
+        return weight, hessian, info
+
+    def info(self, name: str) -> LayerInfo:
+        """Describe a layer; no array is read."""
+        with format_errors(self.path, f"layers/{name}"):
+            return self._layer(name)[2]
+
+    def weight(self, name: str) -> np.ndarray:
+        """Read a weight as (out, in), in its stored dtype."""
+        with format_errors(self.path, f"layers/{name}/weight"):
+            dataset, _, info = self._layer(name)
+            W = read_array(dataset)
+            return W if info.orientation == "out_in" else W.T
+
+    def hessian(self, name: str) -> np.ndarray:
+        """Read a Hessian as the full symmetric (in, in) array, in its stored dtype."""
+        with format_errors(self.path, f"layers/{name}/hessian"):
+            _, dataset, info = self._layer(name)
+            return read_hessian(dataset, info.shape[1])
+
+    def array(self, name: str) -> np.ndarray:
+        """Read one of ``arrays``."""
+        with format_errors(self.path, f"arrays/{name}"):
+            return read_array(open_dataset(self._file, f"arrays/{name}", self._limits))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def open_problem(path: str | os.PathLike, *, limits: Limits | None = None) -> ProblemReader:
+    """Open a problem file for reading.
+
+    Parameters
+    ----------
+    path : str or path-like
+    limits : Limits or None
+        How much an untrusted file may ask for; None for the defaults.
+
+    Returns
+    -------
+    ProblemReader
+        A context manager with ``names``, ``arrays``, ``info``, ``weight``, ``hessian``,
+        ``array`` and ``shared``.
+
+    Raises
+    ------
+    FormatError
+        Not a problem file, of a newer version, damaged, or with links into other files.
+    """
+    return ProblemReader(path, limits)

@@ -1,0 +1,219 @@
+"""Reading result files: the codes and grids of quantised layers in one HDF5 file."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+from quiplinalg.errors import FormatError, InvalidArgumentError
+from quiplinalg.files.elements import (
+    VERSION,
+    attribute_names,
+    check_encoding,
+    checksum,
+    read_array,
+    read_attribute,
+)
+from quiplinalg.files.guard import (
+    format_errors,
+    has_link,
+    leaves,
+    open_dataset,
+    open_file,
+    open_group,
+)
+from quiplinalg.files.measure import Limits
+from quiplinalg.files.result_layout import (
+    CHECKSUM,
+    DATASETS,
+    GRID_SCALARS,
+    LAYER_SCALARS,
+    RESERVED,
+    layer_checksum,
+    layer_objection,
+)
+from quiplinalg.grids.packing import unpack
+from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.results import Quantized
+
+__all__ = ["ResultReader", "open_result"]
+
+
+class ResultReader:
+    """Read a result file; made by :func:`open_result`.
+
+    Attributes
+    ----------
+    path : str
+    names : tuple of str
+        Every layer, in name order.
+    """
+
+    def __init__(self, path: str | os.PathLike, limits: Limits | None = None):
+        self.path = os.fspath(path)
+        self._limits = limits or Limits()
+        self._file = open_file(path)
+        try:
+            with format_errors(self.path):
+                check_encoding(self._file, "quiplinalg-result")
+                top = open_group(self._file, "layers", self._limits)
+                found = list(leaves(top, self._limits, _is_layer))
+                self.names: tuple[str, ...] = tuple(name for name, _ in found)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def layer(self, name: str) -> Quantized:
+        """Read a layer; every array is checked against its checksum and the others.
+
+        Raises
+        ------
+        FormatError
+            A checksum that does not match, or parts that do not fit together.
+        """
+        with format_errors(self.path, f"layers/{name}"):
+            group = self._group(name)
+            arrays = {
+                key: self._read(group, key, dtype)
+                for key, dtype in DATASETS.items()
+                if has_link(group, key) or key in ("scale", "zero", "dead")
+            }
+            fields = self._scalars(group, LAYER_SCALARS)
+            grid_fields = self._scalars(group, GRID_SCALARS)
+            codes = self._codes(group, grid_fields["bits"])
+            try:
+                grid = UniformGrid(
+                    scale=arrays["scale"],
+                    zero=arrays["zero"],
+                    group_index=arrays.get("group_index"),
+                    **grid_fields,
+                )
+            except InvalidArgumentError as error:
+                raise FormatError(str(error), self.path, group.name) from error
+            permutation, dead = arrays.get("permutation"), arrays["dead"]
+            problem = layer_objection(codes, grid, permutation, dead)
+            if problem:
+                raise FormatError(problem, self.path, group.name)
+            return Quantized(
+                codes=codes, grid=grid, permutation=permutation, dead=dead, **fields, restore=None
+            )
+
+    def attributes(self, name: str) -> dict[str, str | int | float]:
+        """The attributes that were given to :meth:`ResultWriter.add`."""
+        with format_errors(self.path, f"layers/{name}"):
+            group = self._group(name)
+            keys = [key for key in attribute_names(group) if key not in RESERVED]
+            return {key: read_attribute(group, key) for key in keys}
+
+    def _group(self, name: str) -> h5py.Group:
+        """The group of a layer, its attributes checked."""
+        if name not in self.names:
+            raise FormatError(
+                f"expected layer {name!r}; got {len(self.names)} other layers. See .names",
+                self.path,
+                f"layers/{name}",
+            )
+        group = open_group(self._file, f"layers/{name}", self._limits)
+        check_encoding(group, "layer")
+        parts = [key for key, _ in leaves(group, self._limits, lambda _: True)]
+        if read_attribute(group, CHECKSUM, int) != layer_checksum(name, group, parts):
+            raise FormatError(
+                f"expected attributes with their checksum {CHECKSUM}; got others. "
+                "Copy the file again, or quantise the layer again",
+                self.path,
+                group.name,
+            )
+        return group
+
+    def _read(self, group: h5py.Group, key: str, dtype: Any = None) -> np.ndarray:
+        dataset = open_dataset(group, key, self._limits)
+        array = read_array(dataset)
+        if dtype is not None and array.dtype != dtype:
+            raise FormatError(
+                f"expected {np.dtype(dtype)}; got {array.dtype}", self.path, dataset.name
+            )
+        if read_attribute(dataset, "crc32", int) != checksum(array):
+            raise FormatError(
+                "expected data with their checksum crc32; got others. Copy the file again, or "
+                "quantise the layer again",
+                self.path,
+                dataset.name,
+            )
+        return array
+
+    def _codes(self, group: h5py.Group, bits: int | None) -> np.ndarray:
+        dataset = open_dataset(group, "codes", self._limits)
+        if bits is None:
+            return self._read(group, "codes", np.int32)
+        packed = self._read(group, "codes", np.uint8)
+        m, n = (read_attribute(dataset, key, int) for key in ("m", "n"))
+        fits = (
+            read_attribute(dataset, "bits", int) == bits
+            and 1 <= bits <= 8
+            and min(-1 if m is None else m, -1 if n is None else n) >= 0
+            and packed.shape == (m * (-(-n * bits // 8)),)
+            and m * n <= self._limits.max_bytes
+        )
+        if not fits:
+            raise FormatError(
+                f"expected m rows of ceil(n * bits / 8) bytes in one vector; got shape "
+                f"{packed.shape} for m={m}, n={n}, bits={bits}",
+                self.path,
+                dataset.name,
+            )
+        return unpack(packed.reshape(m, -(-n * bits // 8)), bits, n)
+
+    def _scalars(self, group: h5py.Group, fields: dict) -> dict[str, Any]:
+        values = {}
+        for key, (field, kind, optional) in fields.items():
+            values[field] = read_attribute(group, key, kind)
+            if values[field] is None and not optional:
+                raise FormatError(
+                    f"expected attribute {key!r}; got none. Was the file written by another "
+                    f"program? See the layout, version {VERSION}",
+                    self.path,
+                    group.name,
+                )
+        return values
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"ResultReader({self.path!r}, {len(self.names)} layers)"
+
+
+def open_result(path: str | os.PathLike, *, limits: Limits | None = None) -> ResultReader:
+    """Open a result file for reading.
+
+    Parameters
+    ----------
+    path : str or path-like
+    limits : Limits or None
+        How much an untrusted file may ask for; None for the defaults.
+
+    Returns
+    -------
+    ResultReader
+        A context manager with ``names``, ``layer`` and ``attributes``.
+
+    Raises
+    ------
+    FormatError
+        Not a result file, of a newer version, damaged, or with links into other files.
+    """
+    return ResultReader(path, limits)
+
+
+def _is_layer(group: h5py.Group) -> bool:
+    return read_attribute(group, "encoding-type") == "layer"

@@ -1,0 +1,85 @@
+"""What a layer of a result file consists of, and what must hold between its parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+import zlib
+
+import h5py
+import numpy as np
+
+from quiplinalg.files.elements import attribute_text
+from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.results import Quantized
+
+__all__ = [
+    "CHECKSUM",
+    "DATASETS",
+    "GRID_SCALARS",
+    "LAYER_SCALARS",
+    "RESERVED",
+    "layer_checksum",
+    "layer_objection",
+]
+
+CHECKSUM = "attributes_crc32"
+
+# The dtype of each dataset; None: the floats of the grid, as they are.
+DATASETS = {
+    "scale": None,
+    "zero": None,
+    "group_index": np.int32,
+    "permutation": np.int64,
+    "dead": np.int64,
+}
+
+
+def _scalar_fields(record: type, prefix: str) -> dict[str, tuple[str, type, bool]]:
+    """Attribute name of each scalar field: (field, type, whether it may be None)."""
+    hints = typing.get_type_hints(record)
+    found = {}
+    for field in dataclasses.fields(record):
+        hint = hints[field.name]
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        plain = [kind for kind in kinds if kind in (str, int, float)]
+        if plain:
+            found[prefix + field.name] = (field.name, plain[0], type(None) in kinds)
+    return found
+
+
+LAYER_SCALARS = _scalar_fields(Quantized, "")
+GRID_SCALARS = _scalar_fields(UniformGrid, "grid_")
+RESERVED = {"encoding-type", "encoding-version", CHECKSUM, *LAYER_SCALARS, *GRID_SCALARS}
+
+
+def layer_checksum(name: str, group: h5py.Group, parts: list[str]) -> int:
+    """CRC-32 over the name and every attribute of a layer and of its datasets."""
+    text = f"{name}\n" + attribute_text(group, without=CHECKSUM)
+    for part in sorted(parts):
+        text += f"{part}\n" + attribute_text(group[part])
+    return zlib.crc32(text.encode())
+
+
+def layer_objection(
+    codes: np.ndarray, grid: UniformGrid, permutation: np.ndarray | None, dead: np.ndarray
+) -> str | None:
+    """The first thing that does not fit in a layer, or None."""
+    if codes.ndim != 2 or codes.dtype != grid.code_dtype:
+        return f"expected (m, n) codes of {grid.code_dtype}; got {codes.dtype} of {codes.shape}"
+    m, n = codes.shape
+    if codes.size and codes.max() > grid.maxq:
+        return f"expected codes of at most {grid.maxq:g}; got {codes.max()}"
+    if grid.scale.shape[0] not in (1, m):
+        return f"expected a scale of 1 or {m} rows; got shape {grid.scale.shape}"
+    if grid.group_index is not None and len(grid.group_index) != n:
+        return f"expected a group_index of {n} columns; got {len(grid.group_index)}"
+    if permutation is not None and not (
+        permutation.ndim == 1 and np.array_equal(np.sort(permutation), np.arange(n))
+    ):
+        return f"expected a permutation of {n} columns; got one of shape {permutation.shape}"
+    inside = dead.ndim == 1 and (not dead.size or 0 <= dead.min() <= dead.max() < n)
+    if not inside or len(np.unique(dead)) != len(dead):
+        return f"expected dead to be different columns below {n}; got {dead}"
+    return None

@@ -1,0 +1,110 @@
+"""Writing result files: the codes and grids of quantised layers in one HDF5 file."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import h5py
+import numpy as np
+
+from quiplinalg.arrays import to_numpy
+from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.files.elements import checksum, make_group, set_attributes, write_array
+from quiplinalg.files.result_layout import (
+    CHECKSUM,
+    DATASETS,
+    GRID_SCALARS,
+    LAYER_SCALARS,
+    RESERVED,
+    layer_checksum,
+    layer_objection,
+)
+from quiplinalg.files.writer import AtomicWriter
+from quiplinalg.grids.packing import pack
+from quiplinalg.results import Quantized
+
+__all__ = ["ResultWriter"]
+
+
+class ResultWriter(AtomicWriter):
+    """Write a result file; it appears under its name when the ``with`` block ends cleanly.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where the file will be; the data go to a hidden temporary file beside it until then.
+    overwrite : bool
+        Replace an existing file, in one step at the end.
+
+    Raises
+    ------
+    InvalidArgumentError
+        The file exists and ``overwrite`` is False, or its directory does not exist.
+    """
+
+    _encoding = "quiplinalg-result"
+    _groups = ("layers",)
+
+    def _root_attributes(self) -> dict[str, str]:
+        try:
+            return {"quiplinalg-version": metadata.version("quiplinalg")}
+        except metadata.PackageNotFoundError:
+            return {"quiplinalg-version": "unknown"}
+
+    def add(self, name: str, quantized: Quantized, /, **attributes: str | int | float) -> None:
+        """Add a layer.
+
+        Parameters
+        ----------
+        name : str
+            Parts joined by ``/`` become nested groups.
+        quantized : Quantized
+            Everything but ``restore`` is kept.
+        **attributes : str, int or float
+            Anything else to keep with the layer; :meth:`ResultReader.attributes` gives it back.
+
+        Raises
+        ------
+        InvalidArgumentError
+            A name that does not fit, a reserved attribute, or a layer at odds with itself.
+        """
+        file, parts = self._file, self._check_name("layers", name)
+        taken = sorted(RESERVED & set(attributes))
+        if taken:
+            raise InvalidArgumentError(
+                f"attributes must have names of their own; got {', '.join(taken)}, which the "
+                "layout uses. Rename them."
+            )
+        grid = quantized.grid
+        codes = to_numpy(quantized.codes, "codes", integers=True)
+        arrays = {"dead": quantized.dead, "permutation": quantized.permutation}
+        arrays |= {"scale": grid.scale, "zero": grid.zero, "group_index": grid.group_index}
+        arrays = {
+            key: np.asarray(array, DATASETS[key])
+            for key, array in arrays.items()
+            if array is not None
+        }
+        problem = layer_objection(codes, grid, arrays.get("permutation"), arrays["dead"])
+        if problem:
+            raise InvalidArgumentError(f"layer {name!r}: {problem}.")
+
+        with self._writing("layers", name):
+            group = make_group(file["layers"], parts, "layer")
+            for scalars, record in ((LAYER_SCALARS, quantized), (GRID_SCALARS, grid)):
+                set_attributes(group, **{k: getattr(record, f) for k, (f, _, _) in scalars.items()})
+            set_attributes(group, **attributes)
+            if grid.bits is None:
+                _write(group, "codes", codes)
+            else:
+                packed = pack(codes, grid.bits).reshape(-1)
+                m, n = codes.shape
+                _write(group, "codes", packed, "packed-codes", bits=grid.bits, m=m, n=n)
+            for key, array in arrays.items():
+                _write(group, key, array)
+            set_attributes(group, **{CHECKSUM: layer_checksum(name, group, sorted(group))})
+
+
+def _write(
+    group: h5py.Group, key: str, array: np.ndarray, encoding: str = "array", **attributes: int
+) -> None:
+    write_array(group, key, array, encoding, crc32=checksum(array), **attributes)

@@ -1,0 +1,51 @@
+"""The lower triangle of a symmetric matrix as one row-major vector, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["pack_lower", "packed_size", "unpack_lower"]
+
+_PANEL = 256  # rows mirrored at a time: both sides of the copy then stay in cache
+
+
+def packed_size(n: int) -> int:
+    """Elements of the lower triangle, n (n + 1) / 2."""
+    return n * (n + 1) // 2
+
+
+def pack_lower(H: np.ndarray) -> np.ndarray:
+    """Pack H[0, 0], H[1, 0], H[1, 1], H[2, 0] … of an (n, n) array into a vector.
+
+    Examples
+    --------
+    >>> pack_lower(np.array([[1, 2], [2, 3]]))
+    array([1, 2, 3])
+    """
+    n = len(H)
+    packed = np.empty(packed_size(n), H.dtype)
+    for i in range(n):
+        start = packed_size(i)
+        packed[start : start + i + 1] = H[i, : i + 1]
+    return packed
+
+
+def unpack_lower(packed: np.ndarray, n: int) -> np.ndarray:
+    """Expand a packed lower triangle to the full symmetric (n, n) array.
+
+    Examples
+    --------
+    >>> unpack_lower(np.array([1, 2, 3]), 2)
+    array([[1, 2],
+           [2, 3]])
+    """
+    H = np.empty((n, n), packed.dtype)
+    for i in range(n):
+        start = packed_size(i)
+        H[i, : i + 1] = packed[start : start + i + 1]
+    for j0 in range(0, n, _PANEL):
+        j1 = min(j0 + _PANEL, n)
+        for j in range(j0, j1):  # the diagonal block
+            H[j, j + 1 : j1] = H[j + 1 : j1, j]
+        H[j0:j1, j1:] = H[j1:, j0:j1].T
+    return H

@@ -1,0 +1,1 @@
+"""Uniform grids, the search for their scales, and the packing of codes."""

@@ -1,0 +1,110 @@
+"""Uniform grids: value = scale * (code - zero), per tensor, per row, or per row and column group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from quiplinalg.errors import InvalidArgumentError
+
+__all__ = ["UniformGrid"]
+
+
+@dataclass(frozen=True, eq=False)
+class UniformGrid:
+    """The grid ``W_hat = scale * (code - zero)`` with codes 0 .. 2**bits - 1.
+
+    Parameters
+    ----------
+    scale : ndarray, (rows, groups), float16, float32 or float64
+        Step of the grid, as it is stored; rows is m, or 1 for a grid shared by all rows.
+        Positive and finite.
+    zero : ndarray, (rows, groups), the dtype of ``scale``
+        The code of the value 0.  A whole number for min-max grids, ``maxq / 2`` (a half-integer)
+        for RMS grids, which have no zero level.
+    bits : int or None
+        1 to 8, or None for the unbounded grid of the theorems (codes are then int32).
+    group_index : ndarray, (n,), int32, or None
+        Group of each column, in the caller's column order; None: one group.
+    kind : str
+        "asym", "sym", "rms" or "custom"; only a label.
+
+    Notes
+    -----
+    A weight w gets the code ``clamp(rint(w / scale + frac(zero)) + floor(zero), 0, maxq)`` with
+    ties to even, which for a whole zero is GPTQ's ``clamp(round(w / scale) + zero, 0, maxq)``.
+    """
+
+    scale: np.ndarray
+    zero: np.ndarray
+    bits: int | None
+    group_index: np.ndarray | None = None
+    kind: str = "custom"
+
+    def __post_init__(self) -> None:
+        scale, zero = np.asarray(self.scale), np.asarray(self.zero)
+        if scale.ndim != 2 or scale.dtype.kind != "f":
+            raise InvalidArgumentError(
+                f"scale must be a floating (rows, groups) array; got {scale.dtype} of shape "
+                f"{scale.shape}. Use scale[:, None] for one step per row."
+            )
+        if zero.shape != scale.shape:
+            raise InvalidArgumentError(
+                f"zero must have the shape of scale, {scale.shape}; got {zero.shape}."
+            )
+        if self.bits is not None and not 1 <= self.bits <= 8:
+            raise InvalidArgumentError(
+                f"bits must be 1 to 8, or None for an unbounded grid; got bits={self.bits}."
+            )
+        if not (np.isfinite(scale).all() and (scale > 0).all() and np.isfinite(zero).all()):
+            raise InvalidArgumentError(
+                "scale must be positive and finite, and zero finite, in the precision they are "
+                f"stored in ({scale.dtype}). A step that under- or overflows float16 needs "
+                "scale_dtype='float32'."
+            )
+        groups = scale.shape[1]
+        if self.group_index is None:
+            if groups != 1:
+                raise InvalidArgumentError(
+                    f"group_index must say which of the {groups} groups each column is in; got None."
+                )
+        else:
+            index = np.asarray(self.group_index)
+            if index.ndim != 1 or (index.size and not 0 <= index.min() <= index.max() < groups):
+                raise InvalidArgumentError(
+                    f"group_index must be an (n,) array of values 0 to {groups - 1}; got shape "
+                    f"{index.shape}."
+                )
+
+    @property
+    def maxq(self) -> float:
+        """The largest code, 2**bits - 1, or inf."""
+        return np.inf if self.bits is None else float(2**self.bits - 1)
+
+    @property
+    def code_dtype(self) -> np.dtype:
+        """uint8, or int32 on the unbounded grid."""
+        return np.dtype(np.int32 if self.bits is None else np.uint8)
+
+    def columns(self, n: int) -> np.ndarray:
+        """The (n,) int32 group of each column."""
+        if self.group_index is None:
+            return np.zeros(n, np.int32)
+        return np.asarray(self.group_index, np.int32)
+
+    def storage_bits(self, m: int, n: int) -> int:
+        """Bits that scales and zeros take on disk (zeros as codes where they are whole numbers)."""
+        whole = bool((self.zero == np.floor(self.zero)).all())
+        if self.kind in ("sym", "rms"):
+            zero_bits = 0  # one constant for the whole grid
+        elif whole and self.bits is not None:
+            zero_bits = self.bits
+        else:
+            zero_bits = 8 * self.zero.dtype.itemsize
+        return self.scale.size * (8 * self.scale.dtype.itemsize + zero_bits)
+
+    def __repr__(self) -> str:
+        width = "unbounded" if self.bits is None else f"{self.bits} bits"
+        rows, groups = self.scale.shape
+        return f"UniformGrid({self.kind}, {width}, rows={rows}, groups={groups}, {self.scale.dtype})"

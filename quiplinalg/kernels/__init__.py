@@ -1,0 +1,1 @@
+"""Backends: records of kernels behind one seam."""

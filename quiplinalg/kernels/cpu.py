@@ -1,0 +1,40 @@
+"""The CPU backend: Numba for the recurrences, Cython for the BLAS and LAPACK calls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from quiplinalg.kernels import cpu_grid, cpu_hessian, cpu_rounding, cpu_tile
+from quiplinalg.kernels.generic import GENERIC
+
+__all__ = ["CPU"]
+
+CPU = replace(
+    GENERIC,
+    name="cpu",
+    lanes=cpu_tile.lanes,
+    block=256,
+    asymmetry=cpu_hessian.asymmetry,
+    reverse_rows=cpu_hessian.reverse_rows,
+    pack_feedback=cpu_hessian.pack_feedback,
+    compensate=cpu_hessian.compensate,
+    load=cpu_rounding.load,
+    accumulate=cpu_rounding.accumulate,
+    round_block=cpu_rounding.round_block,
+    store=cpu_rounding.store,
+    philox=cpu_rounding.philox,
+    fit=cpu_grid.fit,
+)
+
+try:
+    from quiplinalg.kernels import _tiles
+except ImportError as error:  # no C compiler when the package was installed
+    CPU = replace(CPU, tiles_from=f"scipy (the compiled extension is missing: {error})")
+else:
+    CPU = replace(
+        CPU,
+        update_tile=_tiles.update_tile,
+        factor_tile=_tiles.factor_tile,
+        solve_tile=_tiles.solve_tile,
+        tiles_from="cython",
+    )

@@ -1,0 +1,171 @@
+"""Scale search on the CPU: min-max and clipped min-max ranges, GPTQ's definitions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from quiplinalg.kernels.cpu_tile import jit, rint
+
+__all__ = ["fit"]
+
+_SHRINKS = 80  # ranges tried by the clip search: p = 1, 0.99 .. 0.21
+_SAMPLE = 256  # elements of a row on which all ranges are tried first
+_CHUNK = 256  # elements between two looks at whether a range has already lost
+
+
+@intrinsic
+def _bits(typingctx, x):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.int32(types.float32), codegen
+
+
+@intrinsic
+def _float(typingctx, i):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), codegen
+
+
+@jit(inline="always")
+def _power(x, exponent):
+    """x**exponent for x >= 0 in float32 to a few 1e-6 relative, in operations that vectorise.
+
+    2**(exponent * log2(x)), both by Chebyshev polynomials on [0, 1).
+    """
+    f = np.float32
+    i = _bits(x)
+    u = _float((i & np.int32(0x7FFFFF)) | np.int32(0x3F800000)) - f(1)
+    log2 = f(-0.0245685347)
+    log2 = log2 * u + f(0.1176130841)
+    log2 = log2 * u + f(-0.2726975649)
+    log2 = log2 * u + f(0.4545084922)
+    log2 = log2 * u + f(-0.7173127803)
+    log2 = log2 * u + f(1.4424535262)
+    log2 = log2 * u + f(2.4434387e-06)
+    y = exponent * (log2 + f((i >> np.int32(23)) - np.int32(127)))
+    y = y if y > f(-126) else f(-126)
+    whole = np.floor(y)
+    v = y - whole
+    power = f(0.0018937541)
+    power = power * v + f(0.0089495904)
+    power = power * v + f(0.0558603371)
+    power = power * v + f(0.2401418182)
+    power = power * v + f(0.6931544897)
+    power = power * v + f(0.9999998984)
+    return power * _float((np.int32(whole) + np.int32(127)) << np.int32(23))
+
+
+# reassoc lets LLVM sum in vectors; the sum only ranks ranges, and is the same in every call.
+@jit(fastmath={"reassoc", "contract", "nsz"})
+def _chunk_error(x, inverse, zero, maxq, norm):
+    total = np.float32(0)
+    for k in range(x.size):
+        t = x[k] * inverse
+        q = rint(t) + zero
+        q = q if q > np.float32(0) else np.float32(0)
+        q = q if q < maxq else maxq
+        total += _power(abs(t - (q - zero)), norm)
+    return total
+
+
+@jit()
+def _stored(x, significant):
+    """x rounded to ``significant`` bits as float16 would (11 bits, least exponent -14)."""
+    if significant == 0 or not x > 0:
+        return x
+    _, exponent = math.frexp(x)
+    step = math.ldexp(1.0, max(exponent - 1, -14) - significant + 1)
+    return type(x)(rint(x / step) * step)
+
+
+@jit()
+def _error(x, inverse, zero, maxq, norm, limit):
+    """Sum |x - grid(x)|**norm, or infinity as soon as it is known to pass limit."""
+    weight = (1.0 / np.float64(inverse)) ** norm
+    total = 0.0
+    for j in range(0, x.size, _CHUNK):
+        total += weight * _chunk_error(x[j : j + _CHUNK], inverse, zero, maxq, norm)
+        if total > limit:
+            return np.inf
+    return total
+
+
+@jit()
+def _large_first(row, reach, x):
+    """x = row / reach, the elements beyond a third of the reach first: clipping costs them most."""
+    front, back = 0, x.size
+    for j in range(row.size):
+        value = np.float32(row[j] / reach)
+        if abs(value) > np.float32(0.35):
+            x[front] = value
+            front += 1
+        else:
+            back -= 1
+            x[back] = value
+
+
+@jit()
+def _range_at(shrink, least, most, maxq, symmetric, significant):
+    """Scale and zero of the range (1 - shrink/100) * [least, most]."""
+    kind = type(least)
+    p = kind(1) - kind(shrink) / kind(100)
+    scale = kind(_stored(p * (most - least) / maxq, significant))
+    if symmetric:
+        return scale, kind((maxq + 1) / 2)
+    return scale, rint(-p * least / scale)
+
+
+@jit()
+def fit(X, maxq, symmetric, clip, norm, significant, scale, zero):
+    """Fill scale and zero, each (rows,), with the grid of every row of X.
+
+    Range [min(x, 0), max(x, 0)], symmetric about 0 on request ([-1, 1] for a zero row); with
+    clip, the range p * [xmin, xmax] of least sum |error|**norm over p = 1, 0.99 .. 0.21, the
+    largest p at equality.  A range is given up as soon as its sum passes the best.
+    """
+    rows, n = X.shape
+    kind = X.dtype.type
+    x = np.empty(n, np.float32)
+    f = np.float32
+    for i in range(rows):
+        least, most = kind(0), kind(0)
+        for j in range(n):
+            w = X[i, j]
+            least = w if w < least else least
+            most = w if w > most else most
+        if symmetric:
+            most = max(most, -least)
+            if least < 0:
+                least = -most
+        if least == 0 and most == 0:
+            least, most = kind(-1), kind(1)
+        s, o = _range_at(0, least, most, maxq, symmetric, significant)
+        if clip and s > 0:
+            reach = max(most, -least)
+            _large_first(X[i], reach, x)
+            sample = x[:: max(1, n // _SAMPLE)].copy()
+            guess, best, best_shrink = 0, np.inf, _SHRINKS
+            for turn in range(2 * _SHRINKS):
+                # First all ranges on a sample: the best one there, tried first on the whole row,
+                # ends most of the others early.
+                shrink = turn % _SHRINKS
+                if turn == _SHRINKS:
+                    guess, best, best_shrink = best_shrink, np.inf, _SHRINKS
+                if turn >= _SHRINKS:
+                    shrink = guess if shrink == 0 else (shrink - 1 if shrink <= guess else shrink)
+                y = sample if turn < _SHRINKS else x
+                s1, o1 = _range_at(shrink, least, most, maxq, symmetric, significant)
+                if not s1 > 0:
+                    continue
+                total = _error(y, f(reach / s1), f(o1), f(maxq), f(norm), best)
+                if total < best or (total == best and shrink < best_shrink):
+                    best, best_shrink, s, o = total, shrink, s1, o1
+        scale[i], zero[i] = s, o

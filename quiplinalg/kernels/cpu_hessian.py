@@ -1,0 +1,101 @@
+"""Passes over H on the CPU: check it, reverse and damp it, pack the feedback U from its factor."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quiplinalg.kernels.cpu_tile import PANEL, jit, panel_offset
+
+__all__ = ["asymmetry", "compensate", "pack_feedback", "reverse_rows"]
+
+_TILE = 64
+
+
+@jit()
+def asymmetry(H, i0, i1):
+    """Return (max |H_ij - H_ji| over j < i, whether all is finite) for rows i0 .. i1 against columns."""
+    n = H.shape[0]
+    worst = H.dtype.type(0)
+    total = H.dtype.type(0)  # x - x is 0 where x is finite and NaN elsewhere
+    for a in range(i0, i1, _TILE):
+        for b in range(0, a + 1, _TILE):
+            for i in range(a, min(a + _TILE, i1)):
+                for j in range(b, min(b + _TILE, i + 1)):
+                    x, y = H[i, j], H[j, i]
+                    total += (x - x) + (y - y)
+                    difference = abs(x - y)
+                    worst = difference if difference > worst else worst
+    return worst, total == 0
+
+
+@jit()
+def reverse_rows(H, order, shift, A, j0, j1):
+    """A[j, i] = H[order[n-1-j], order[n-1-i]] + shift on the diagonal, for i >= j0 <= j < j1.
+
+    A is the transpose of a Fortran-order matrix: its upper triangle is the lower triangle that
+    the factorisation works on.
+    """
+    n = H.shape[0]
+    for j in range(j0, j1):
+        row = H[order[n - 1 - j]]
+        for i in range(j, n):
+            A[j, i] = row[order[n - 1 - i]]
+        A[j, j] += shift[n - 1 - j]
+
+
+@jit()
+def pack_feedback(A, place, U, p0, p1):
+    """Pack U = T - I from the reversed factor for panels p0 .. p1.
+
+    T[i, k] = A[n-1-k, n-1-i] / A[n-1-k, n-1-k] for i < k.  place[c] is the position in the
+    rounding order of work column c, or -1 for a padding column, whose entries are zero.
+    """
+    n = A.shape[0]
+    for p in range(p0, p1):
+        at = panel_offset(p)
+        for c in range(PANEL):
+            column = p * PANEL + c
+            k = place[column]
+            if k < 0:
+                for b in range(p * PANEL + PANEL):
+                    U[at + b * PANEL + c] = 0
+                continue
+            row = A[n - 1 - k]
+            pivot = row[n - 1 - k]
+            for b in range(column):
+                i = place[b]
+                U[at + b * PANEL + c] = row[n - 1 - i] / pivot if i >= 0 else 0.0
+            for b in range(column, p * PANEL + PANEL):
+                U[at + b * PANEL + c] = 0
+
+
+@jit()
+def compensate(F, U, columns, c0, c1, first, out):
+    """out = F[:, c0:c1] T[c0:c1, c0:c1]^-1, row-major: the weights GPTQ would hold at column c0.
+
+    LDLQ's targets in F carry the feedback of the columns before c0 only; GPTQ's current weights
+    are the minimiser over all columns not yet rounded, which is this triangular solve away.
+    F is (tiles, c1 - c0, lanes) as `accumulate` leaves it; W, the original, is in first.
+    """
+    tiles, width, lanes = F.shape
+    rows = out.shape[0]
+    work = np.empty((width, lanes), F.dtype)
+    for t in range(tiles):
+        count = 0
+        for c in range(c1 - c0):
+            if columns[c0 + c] < 0:
+                continue
+            p = (c0 + c) // PANEL
+            at = panel_offset(p) + (c0 + c) % PANEL
+            shift = work[c]
+            for r in range(lanes):
+                shift[r] = F[t, c, r] - first[t, c0 + c, r]
+            for b in range(c):
+                if columns[c0 + b] >= 0:
+                    u = U[at + (c0 + b) * PANEL]
+                    for r in range(lanes):
+                        shift[r] -= work[b, r] * u
+            for r in range(lanes):
+                if t * lanes + r < rows:
+                    out[t * lanes + r, count] = first[t, c0 + c, r] + shift[r]
+            count += 1

@@ -1,0 +1,81 @@
+"""The backend seam: a record of kernels, filled with the generic ones and then overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from quiplinalg.errors import BackendUnavailableError, InvalidArgumentError
+
+__all__ = ["BACKENDS", "Kernels", "select"]
+
+BACKENDS = ("auto", "cpu", "generic", "cuda")
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One backend.  Slots do no checks and release the GIL where they can.
+
+    Attributes
+    ----------
+    name : str
+    lanes : callable, dtype -> int
+        Rows of a tile of the rounding work arrays.
+    tile, rows, block : int
+        Columns and rows of a tile of the factorisation; columns of a rounding block.
+    update_tile, factor_tile, solve_tile
+        The steps of a tiled Cholesky factorisation (src/_tiles.pyx).
+    asymmetry, reverse_rows, pack_feedback, compensate
+        Passes over H and its factor (cpu_hessian.py).
+    load, accumulate, round_block, store, philox
+        Rounding with feedback (cpu_rounding.py).
+    fit
+        Scale search on rows (cpu_grid.py).
+    tiles_from : str
+        "cython" or "scipy": where the factorisation steps come from, and why.
+    """
+
+    name: str
+    lanes: Callable[[np.dtype], int]
+    tile: int
+    rows: int
+    block: int
+    update_tile: Callable
+    factor_tile: Callable
+    solve_tile: Callable
+    asymmetry: Callable
+    reverse_rows: Callable
+    pack_feedback: Callable
+    compensate: Callable
+    load: Callable
+    accumulate: Callable
+    round_block: Callable
+    store: Callable
+    philox: Callable
+    fit: Callable
+    tiles_from: str
+
+
+@cache
+def select(backend: str = "auto") -> Kernels:
+    """Return the record of a backend: "auto" (= "cpu"), "cpu" (Numba, Cython) or "generic" (NumPy)."""
+    if backend in ("auto", "cpu"):
+        from quiplinalg.kernels.cpu import CPU
+
+        return CPU
+    if backend == "generic":
+        from quiplinalg.kernels.generic import GENERIC
+
+        return GENERIC
+    if backend == "cuda":
+        raise BackendUnavailableError(
+            "The CuPy kernels are not part of this release; got backend='cuda'. "
+            "Pass host arrays and backend='cpu'."
+        )
+    raise InvalidArgumentError(
+        f"backend must be one of {', '.join(BACKENDS)}; got backend={backend!r}. "
+        "Leave it at 'auto' to let the arrays decide."
+    )

@@ -1,0 +1,55 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The three steps of a tiled Cholesky factorisation, each one BLAS/LAPACK call without the GIL.
+
+A is (n, n) in Fortran order; only its lower triangle is read and written.
+"""
+from cython cimport floating
+from scipy.linalg.cython_blas cimport dgemm, dsyrk, dtrsm, sgemm, ssyrk, strsm
+from scipy.linalg.cython_lapack cimport dpotrf, spotrf
+
+
+def update_tile(floating[::1, :] A, int i0, int i1, int j0, int j1):
+    """A[i0:i1, j0:j1] -= A[i0:i1, :j0] A[j0:j1, :j0]^T; the lower half only where i0 == j0."""
+    cdef int m = i1 - i0, n = j1 - j0, k = j0, ld = <int>A.shape[0]
+    cdef floating one = 1, minus = -1
+    if m <= 0 or n <= 0 or k <= 0:
+        return
+    with nogil:
+        if floating is double:
+            if i0 == j0:
+                dsyrk("L", "N", &n, &k, &minus, &A[j0, 0], &ld, &one, &A[j0, j0], &ld)
+            else:
+                dgemm("N", "T", &m, &n, &k, &minus, &A[i0, 0], &ld, &A[j0, 0], &ld,
+                      &one, &A[i0, j0], &ld)
+        else:
+            if i0 == j0:
+                ssyrk("L", "N", &n, &k, &minus, &A[j0, 0], &ld, &one, &A[j0, j0], &ld)
+            else:
+                sgemm("N", "T", &m, &n, &k, &minus, &A[i0, 0], &ld, &A[j0, 0], &ld,
+                      &one, &A[i0, j0], &ld)
+
+
+def factor_tile(floating[::1, :] A, int j0, int j1):
+    """A[j0:j1, j0:j1] = L L^T in place; returns 0, or 1 + the row in the tile whose pivot failed."""
+    cdef int n = j1 - j0, ld = <int>A.shape[0], info = 0
+    if n <= 0:
+        return 0
+    with nogil:
+        if floating is double:
+            dpotrf("L", &n, &A[j0, j0], &ld, &info)
+        else:
+            spotrf("L", &n, &A[j0, j0], &ld, &info)
+    return info
+
+
+def solve_tile(floating[::1, :] A, int i0, int i1, int j0, int j1):
+    """A[i0:i1, j0:j1] = A[i0:i1, j0:j1] L^-T with L = A[j0:j1, j0:j1]."""
+    cdef int m = i1 - i0, n = j1 - j0, ld = <int>A.shape[0]
+    cdef floating one = 1
+    if m <= 0 or n <= 0:
+        return
+    with nogil:
+        if floating is double:
+            dtrsm("R", "L", "T", "N", &m, &n, &one, &A[j0, j0], &ld, &A[i0, j0], &ld)
+        else:
+            strsm("R", "L", "T", "N", &m, &n, &one, &A[j0, j0], &ld, &A[i0, j0], &ld)
