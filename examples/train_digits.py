@@ -6,7 +6,7 @@ trained on 1347 of them; the other 450 are held out, stratified.  For each layer
 weight (out, in) and H = mean x x^T over the layer's inputs on the TRAINING digits, accumulated in
 float64; the held-out digits go along, to see what rounding costs on data it never saw.
 
-Usage: ``python examples/train_digits.py [digits.h5]``; needs scikit-learn.
+Usage: ``python examples/train_digits.py [--overwrite] [digits.h5]``; needs scikit-learn.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from quiplinalg.files import ProblemWriter
 
@@ -44,12 +45,9 @@ def train(x: np.ndarray, y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (weight (out, in), bias (out,)) of each layer in float32, trained with Adam."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
-    from threadpoolctl import threadpool_limits
 
     net = MLPClassifier(HIDDEN, alpha=1e-4, max_iter=60, learning_rate_init=2e-3, random_state=SEED)
-    # One BLAS thread: the order of the sums, and so the weights, must not depend on the machine's
-    # number of cores.
-    with threadpool_limits(1), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         net.fit(x / 16, y)
     return [
@@ -85,16 +83,22 @@ def main() -> None:
     """Train, write the problem file, and print what nearest rounding does to the accuracy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", nargs="?", default="digits.h5", type=Path)
-    path = parser.parse_args().path
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    args = parser.parse_args()
+    path = args.path
 
+    # One BLAS thread: the order of the sums, and so the file, must not depend on the machine's
+    # number of cores.  scikit-learn's own libraries load in the first call.
     x, y, x_test, y_test = load()
-    layers = train(x, y)
-    inputs = forward(layers, x)
+    with threadpool_limits(1):
+        layers = train(x, y)
+        inputs = forward(layers, x)
 
-    with ProblemWriter(path) as out:
+    with ProblemWriter(path, overwrite=args.overwrite) as out:
         for k, (weight, bias) in enumerate(layers):
             a = inputs[k].astype(np.float64)
-            hessian = (a.T @ a / len(a)).astype(np.float32)
+            with threadpool_limits(1):
+                hessian = (a.T @ a / len(a)).astype(np.float32)
             # A product of BLAS is symmetric up to rounding only; the file's H is exactly so.
             hessian = np.tril(hessian) + np.tril(hessian, -1).T
             out.add(f"dense{k}", weight, hessian, n_samples=len(a), normalization="mean")

@@ -112,6 +112,10 @@ class Quantized:
         Share of the weights whose target lies beyond the ends of the grid.
     seed : int or None
         The seed of stochastic rounding.
+    precision : str
+        "float32" or "float64": what the targets and W_hat were computed in.
+    restore : callable or None
+        Turns W_hat into the caller's kind of array; None after reading from a file.
     """
 
     codes: np.ndarray
@@ -127,8 +131,72 @@ class Quantized:
     near_tie_rows: int
     clipped: float
     seed: int | None = None
+    precision: str = "float32"
     restore: Callable[[np.ndarray], Any] | None = field(default=None)
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(m, n)."""
         return self.codes.shape  # type: ignore[return-value]
+
+    @property
+    def bits_per_weight(self) -> float:
+        """What must be stored to dequantise: codes, scales, zeros, and the group of each column.
+
+        NaN on an unbounded grid.
+        """
+        if self.grid.bits is None:
+            return float("nan")
+        m, n = self.shape
+        index = self.grid.group_index
+        regular = index is None or bool((np.diff(index) >= 0).all())
+        total = self.grid.bits * m * n + self.grid.storage_bits(m, n) + (0 if regular else 32 * n)
+        return total / max(m * n, 1)
+
+    def dequantize(self) -> Any:
+        """Return W_hat = scale * (codes - zero), (m, n), as the kind and dtype of the caller's W."""
+        values = self.__array__(np.dtype(self.precision))
+        return values if self.restore is None else self.restore(values)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("W_hat is computed from the codes: it cannot be had without a copy.")
+        m, n = self.shape
+        # float64 on request is exact: scale * (code - zero) has too few digits to be rounded
+        wide = dtype is not None and np.dtype(dtype) == np.float64
+        kind = np.result_type(self.grid.scale.dtype, np.float64 if wide else np.float32)
+        columns = self.grid.columns(n)
+        out = np.empty((m, n), kind)
+        for i in range(0, m, 256):
+            rows = slice(i, i + 256)
+            own = slice(None) if self.grid.scale.shape[0] == 1 else rows
+            scale, zero = self.grid.scale[own].astype(kind), self.grid.zero[own].astype(kind)
+            if scale.shape[1] > 1:
+                scale, zero = scale[:, columns], zero[:, columns]
+            np.subtract(self.codes[rows], zero, out=out[rows])
+            out[rows] *= scale
+        return out if dtype is None else out.astype(dtype, copy=False)
+
+    def nearest_loss(self, W: Any, H: Any) -> float:
+        """Return the loss of rounding W to nearest on this grid, 2 m n^2 flops.
+
+        Parameters
+        ----------
+        W : array, (m, n)
+        H : array, (n, n)
+            What was quantised.
+        """
+        from quiplinalg.rounding.nearest import nearest
+
+        return nearest(W, H, grid=self.grid).loss
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        width = "unbounded" if self.grid.bits is None else f"{self.grid.bits} bits"
+        notes = [f"loss {self.loss:.4g}", f"{self.bits_per_weight:.3f} bits/weight"]
+        notes += [f"{self.order} order"] if self.method != "nearest" else []
+        notes += [f"damp {self.damp:.3g}"] if self.damp else []
+        notes += [f"{100 * self.clipped:.2g}% clipped"] if self.clipped else []
+        notes += [f"{self.near_tie_rows} rows near a tie"] if self.near_tie_rows else []
+        notes += [f"{self.dead.size} dead columns"] if self.dead.size else []
+        return f"Quantized({m}x{n}, {self.method}, {width}: {', '.join(notes)})"

@@ -90,7 +90,7 @@ def damped(
     live = diagonal[diagonal > 0]
     for value in tried:
         shift = np.full(diagonal.shape, value, np.float64)
-        if value == 0 and damp != 0 or (value == 0 and live.size == 0):
+        if (value == 0 and damp != 0) or (value == 0 and live.size == 0):
             shift[diagonal == 0] = 1.0
         elif value == 0:
             shift[diagonal == 0] = live.mean(dtype=np.float64)

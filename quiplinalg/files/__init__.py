@@ -3,8 +3,9 @@
 Layout, version 1.0
 -------------------
 Every element has the attributes ``encoding-type`` and ``encoding-version``; attributes are UTF-8
-text, int64 or float64.  Datasets are contiguous and uncompressed.  A ``/`` in a name nests groups
-(encoding "group").  A reader refuses a newer major version.
+text of fixed length (read with any length), int64 or float64.  Datasets are contiguous and
+uncompressed.  A ``/`` in a name nests groups (encoding "group").  A reader refuses a newer major
+version.
 
 Problem file (root: "quiplinalg-problem")::
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numbers
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import h5py
 import numpy as np
@@ -32,6 +34,7 @@ __all__ = [
     "read_attribute",
     "set_attributes",
     "set_encoding",
+    "stored_attributes",
     "write_array",
 ]
 
@@ -39,7 +42,7 @@ VERSION = "1.0"
 FLOATS = tuple(map(np.dtype, (np.float16, BFLOAT16, np.float32, np.float64)))
 
 _MAX_ATTRIBUTES = 1000
-_MAX_ATTRIBUTE_BYTES = 64 * 2**10  # what an object header can hold
+_MAX_ATTRIBUTE_BYTES = 60_000  # what an object header can hold, less some room
 
 Attribute = str | int | float
 
@@ -91,23 +94,44 @@ def make_group(root: h5py.Group, parts: list[str], encoding: str) -> h5py.Group:
 def set_attributes(
     node: h5py.Group | h5py.Dataset, **attributes: Attribute | np.number | None
 ) -> None:
-    """Store text as UTF-8, whole numbers as int64, others as float64; leave None out."""
+    """Store text as UTF-8 of fixed length, integers as int64, floats as float64; leave out None."""
+    for key, value in stored_attributes(attributes).items():
+        node.attrs[key] = value
+
+
+def stored_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as they are stored, without those that are None; raise for what cannot be."""
+    stored: dict[str, Any] = {}
     for key, value in attributes.items():
         if isinstance(value, str):
-            if "\0" in value:
-                raise InvalidArgumentError(f"{key} must be text without NUL; got {key}={value!r}.")
-            node.attrs[key] = value
+            stored[key] = _fixed_text(key, value)
         elif isinstance(value, numbers.Integral):
             if not -(2**63) <= value < 2**63:
                 raise InvalidArgumentError(f"{key} must fit in int64; got {key}={value}.")
-            node.attrs[key] = np.int64(value)
+            stored[key] = np.int64(value)
         elif isinstance(value, numbers.Real):
-            node.attrs[key] = np.float64(value)
+            stored[key] = np.float64(value)
         elif value is not None:
             raise DTypeError(
                 f"{key} must be text, a whole number or a float; got {key}={value!r} of type "
                 f"{type(value).__name__}. Store arrays with add_array, and records as JSON text."
             )
+    return stored
+
+
+def _fixed_text(key: str, value: str) -> np.ndarray:
+    """Text inside the object header.
+
+    Text of variable length lies in a heap of its own, in which a single damaged byte can make
+    HDF5 loop for ever.
+    """
+    raw = value.encode(errors="surrogatepass")
+    if "\0" in value or len(raw) > _MAX_ATTRIBUTE_BYTES or raw != value.encode(errors="replace"):
+        raise InvalidArgumentError(
+            f"{key} must be at most {_MAX_ATTRIBUTE_BYTES} bytes of UTF-8 text without NUL; got "
+            f"{key}={value[:40]!r} of {len(raw)} bytes. Store long text with add_array."
+        )
+    return np.array(raw, h5py.string_dtype("utf-8", max(1, len(raw))))
 
 
 def read_attribute(

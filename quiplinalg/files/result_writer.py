@@ -9,7 +9,13 @@ import numpy as np
 
 from quiplinalg.arrays import to_numpy
 from quiplinalg.errors import InvalidArgumentError
-from quiplinalg.files.elements import checksum, make_group, set_attributes, write_array
+from quiplinalg.files.elements import (
+    checksum,
+    make_group,
+    set_attributes,
+    stored_attributes,
+    write_array,
+)
 from quiplinalg.files.result_layout import (
     CHECKSUM,
     DATASETS,
@@ -75,6 +81,7 @@ class ResultWriter(AtomicWriter):
                 f"attributes must have names of their own; got {', '.join(taken)}, which the "
                 "layout uses. Rename them."
             )
+        stored_attributes(attributes)  # raises before anything is written
         grid = quantized.grid
         codes = to_numpy(quantized.codes, "codes", integers=True)
         arrays = {"dead": quantized.dead, "permutation": quantized.permutation}

@@ -107,4 +107,6 @@ class UniformGrid:
     def __repr__(self) -> str:
         width = "unbounded" if self.bits is None else f"{self.bits} bits"
         rows, groups = self.scale.shape
-        return f"UniformGrid({self.kind}, {width}, rows={rows}, groups={groups}, {self.scale.dtype})"
+        return (
+            f"UniformGrid({self.kind}, {width}, rows={rows}, groups={groups}, {self.scale.dtype})"
+        )

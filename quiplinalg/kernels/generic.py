@@ -41,9 +41,7 @@ def solve_tile(A, i0, i1, j0, j1):
     """A[i0:i1, j0:j1] = A[i0:i1, j0:j1] L^-T with L = A[j0:j1, j0:j1]."""
     if i1 > i0 and j1 > j0:
         L = A[j0:j1, j0:j1]
-        A[i0:i1, j0:j1] = solve_triangular(
-            L, A[i0:i1, j0:j1].T, lower=True, check_finite=False
-        ).T
+        A[i0:i1, j0:j1] = solve_triangular(L, A[i0:i1, j0:j1].T, lower=True, check_finite=False).T
 
 
 def asymmetry(H, i0, i1):

@@ -136,7 +136,7 @@ def test_every_element_has_an_encoding_and_plain_attributes(tmp_path):
     def check(_, node):
         assert {"encoding-type", "encoding-version"} <= set(node.attrs)
         for value in node.attrs.values():
-            assert isinstance(value, str | np.int64 | np.float64)
+            assert isinstance(value, np.bytes_ | np.int64 | np.float64)
         if isinstance(node, h5py.Dataset):
             assert node.chunks is None and node.compression is None
 

@@ -1,0 +1,1 @@
+"""Rounding weights to a grid: one algorithm a file, one blocked driver."""

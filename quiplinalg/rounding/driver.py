@@ -1,0 +1,297 @@
+"""The blocked driver of rounding with feedback: LDLQ, which is also GPTQ in a fixed order.
+
+Per row: z_k = W_k + (W - W_hat)_{<k} U_{<k,k},  W_hat_k = Q(z_k),  with H + damping = T D T^T and
+T = I + U, columns in rounding order.  Then (W_hat - W) T = eta = W_hat - z, so the loss under the
+damped H is sum_k D_k eta_k^2, and under H itself that less sum_k damping_k (W_hat - W)_k^2.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quiplinalg.arrays import like
+from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.factor.damping import damped
+from quiplinalg.factor.hessian_check import symmetric_matrix
+from quiplinalg.factor.orders import rounding_order
+from quiplinalg.factor.tiled import factor_reversed
+from quiplinalg.grids.search import fit_groups, stored_grid, work_matrix
+from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.kernels.record import Kernels, select
+from quiplinalg.parallel import run_all, thread_count
+from quiplinalg.results import Quantized
+from quiplinalg.rounding.options import NORM, Options
+
+__all__ = ["grid_before", "round_with_feedback", "tie_tolerance"]
+
+PANEL = 4  # columns of a packed panel of U
+_WORK_BYTES = 8 << 20  # of rounding targets at a time and thread: most of a share of the L3 cache
+_PANELS_AT_ONCE = 16
+
+
+def tie_tolerance(n: int, dtype: np.dtype) -> float:
+    """Grid units within which a target counts as tied: twice the drift of n rounded sums."""
+    return max(2 * float(np.finfo(dtype).eps) * np.sqrt(max(n, 1)), 1e-12)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One layer, factored and laid out for rounding; columns are in rounding order, padded to 4."""
+
+    W: np.ndarray  # (m, n), work dtype
+    columns: np.ndarray  # (N,) caller's column of each work column, -1 for padding
+    U: np.ndarray  # packed feedback
+    D: np.ndarray  # (N,) float64
+    damping: np.ndarray  # (N,) float64
+    spans: list[tuple[int, int]]  # blocks of work columns
+    group: np.ndarray  # (N,) int32 group of each work column
+    groups: int
+
+
+def round_with_feedback(W: Any, H: Any, method: str, options: Options, backend: str) -> Quantized:
+    """Round W with feedback under H; see `quiplinalg.ldlq` for the arguments and errors."""
+    kernels = select(backend)
+    weight = work_matrix(W)
+    hessian = symmetric_matrix(H, "H", kernels)
+    m, n = weight.shape
+    if hessian.shape[0] != n:
+        raise InvalidArgumentError(
+            f"H must be (n, n) for W (m, n) = (out, in); got W {weight.shape} and H "
+            f"{hessian.shape}. Pass W.T for Keras or Flax kernels."
+        )
+    options.check_grid(m, n)
+    diagonal = hessian.diagonal()
+    order = rounding_order(options.order, diagonal)
+    grid, dynamic = grid_before(weight, options, kernels)
+    if grid is not None and grid.scale.dtype == np.float64:
+        weight = weight.astype(np.float64, copy=False)
+
+    factor, damp, shift = damped(
+        lambda shift: factor_reversed(hessian, order, shift, kernels), diagonal, options.damp
+    )
+    pivots = factor.diagonal()[::-1]
+    D = pivots**2
+    place, spans = _layout(n, options, kernels, dynamic)
+    real = place >= 0
+    columns = np.where(real, order[place], -1) if n else place
+    U = _pack(factor, place, weight.dtype, kernels)
+    del factor
+
+    full_D, full_damping = np.zeros(place.shape), np.zeros(place.shape)
+    full_D[real], full_damping[real] = D[place[real]], shift[columns[real]]
+    if dynamic:
+        size = options.group_size or 1
+        group, groups = np.where(real, place // size, 0), -(-n // size)
+    else:
+        assert grid is not None
+        group, groups = np.where(real, grid.columns(n)[columns], 0), grid.scale.shape[1]
+    plan = Plan(weight, columns, U, full_D, full_damping, spans, group.astype(np.int32), groups)
+    rounder = _Rounder(plan, grid, options, kernels)
+    rounder.run()
+    if grid is None:
+        index = np.empty(n, np.int32)
+        index[columns[real]] = group[real]
+        grid = stored_grid(
+            rounder.scale, rounder.zero, options.bits, options.sym, np.dtype(np.float32), index
+        )
+
+    loss, damped_part = rounder.sums
+    stochastic = options.rounding == "stochastic"
+    return Quantized(
+        codes=rounder.codes,
+        grid=grid,
+        method=method,
+        rounding=options.rounding,
+        order=options.order,
+        permutation=None if options.order == "natural" else order,
+        loss=max(loss - damped_part, 0.0),
+        trace_D=float(D.sum()),
+        damp=damp,
+        dead=np.flatnonzero(diagonal == 0),
+        near_tie_rows=0
+        if stochastic
+        else int((rounder.ties < tie_tolerance(n, weight.dtype)).sum()),
+        clipped=rounder.clipped / max(m * n, 1),
+        seed=options.seed if stochastic else None,
+        precision=weight.dtype.name,
+        restore=like(W),
+    )
+
+
+def grid_before(
+    weight: np.ndarray, options: Options, kernels: Kernels
+) -> tuple[UniformGrid | None, bool]:
+    """Return the grid, or (None, True) where groups are to be fitted while rounding."""
+    if options.grid is not None:
+        return options.grid, False
+    n = weight.shape[1]
+    if options.group_size is not None and not options.static_groups:
+        return None, True
+    size = options.group_size or max(n, 1)
+    dtype = np.dtype(np.float32)
+    scale, zero = fit_groups(
+        weight, options.bits, options.sym, options.clip == "mse", NORM, dtype, size, kernels
+    )
+    index = (np.arange(n) // size).astype(np.int32) if scale.shape[1] > 1 else None
+    return stored_grid(scale, zero, options.bits, options.sym, dtype, index), False
+
+
+def _layout(
+    n: int, options: Options, kernels: Kernels, dynamic: bool
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Return the place in the order of each work column (-1: padding), and the blocks.
+
+    Groups fitted while rounding are blocks, each padded to whole panels.
+    """
+    size = options.group_size if dynamic else (options.block or kernels.block)
+    assert size is not None
+    if not dynamic:
+        size = -(-int(size) // PANEL) * PANEL
+    places, spans, at = [], [], 0
+    for first in range(0, n, size):
+        width = min(size, n - first)
+        padded = -(-width // PANEL) * PANEL
+        place = np.full(padded, -1, np.int64)
+        place[:width] = np.arange(first, first + width)
+        places.append(place)
+        spans.append((at, at + padded))
+        at += padded
+    return np.concatenate(places) if places else np.empty(0, np.int64), spans
+
+
+def _pack(factor: np.ndarray, place: np.ndarray, dtype: np.dtype, kernels: Kernels) -> np.ndarray:
+    panels = place.shape[0] // PANEL
+    U = np.empty(8 * panels * (panels + 1), dtype)
+    step = _PANELS_AT_ONCE
+    # from the last: long panels first, so that the threads end together
+    run_all(
+        kernels.pack_feedback,
+        [(factor, place, U, p, min(p + step, panels)) for p in range(0, panels, step)][::-1],
+    )
+    return U
+
+
+class _Rounder:
+    """Rounds the rows of a plan, tiles of rows on threads; rows are independent."""
+
+    def __init__(self, plan: Plan, grid: UniformGrid | None, options: Options, kernels: Kernels):
+        self.plan, self.grid, self.options, self.kernels = plan, grid, options, kernels
+        m, n = plan.W.shape
+        kind = plan.W.dtype
+        bits = options.bits if grid is None else grid.bits
+        self.high = kind.type(np.inf if bits is None else 2**bits - 1)
+        self.low = kind.type(0 if bits is not None else -np.inf)
+        self.codes = np.empty((m, n), np.int32 if bits is None else np.uint8)
+        self.sums = np.zeros(2)
+        self.ties = np.full(m, 0.5)
+        self.clipped = 0.0
+        if grid is None:
+            self.scale = np.ones((m, plan.groups), kind)
+            self.zero = np.zeros((m, plan.groups), kind)
+        else:
+            shape = (m, plan.groups)
+            self.scale = np.broadcast_to(grid.scale.astype(kind, copy=False), shape)
+            self.zero = np.broadcast_to(grid.zero.astype(kind, copy=False), shape)
+        self.row_loss = np.zeros((m, 2))
+        self.row_clipped = np.zeros(m)
+
+    def run(self) -> None:
+        m, N = self.plan.W.shape[0], self.plan.columns.shape[0]
+        if m == 0 or N == 0:
+            return
+        kind = self.plan.W.dtype
+        lanes = self.kernels.lanes(kind)
+        tiles = -(-m // lanes)
+        workers = min(thread_count(), tiles)
+        most = max(1, _WORK_BYTES // (N * lanes * kind.itemsize))
+        parts = -(-tiles // most)
+        parts = min(tiles, -(-parts // workers) * workers)
+        edges = [tiles * part // parts for part in range(parts + 1)]
+        queue = deque(zip(edges[:-1], edges[1:], strict=True))
+        height = max(b - a for a, b in queue)
+        width = max(c1 - c0 for c0, c1 in self.plan.spans)
+
+        def work() -> None:
+            Z = np.empty((height, N, lanes), kind)
+            C = np.empty((height, N, lanes), self.codes.dtype)
+            F = np.empty((height, width, lanes), kind)
+            while True:
+                try:
+                    first, last = queue.popleft()
+                except IndexError:
+                    return
+                used = last - first
+                self._rows(first * lanes, Z[:used], C[:used], F[:used])
+
+        run_all(work, [()] * workers)
+        # summed over rows in their order, whoever rounded them
+        self.sums = self.row_loss.sum(axis=0)
+        self.clipped = float(self.row_clipped.sum())
+
+    def _rows(self, first: int, Z: np.ndarray, C: np.ndarray, F: np.ndarray) -> None:
+        plan, kernels = self.plan, self.kernels
+        tiles, _, lanes = Z.shape
+        m = plan.W.shape[0]
+        rows = slice(first, min(first + tiles * lanes, m))
+        count = rows.stop - rows.start
+        kernels.load(plan.W, first, plan.columns, Z)
+        scale = _tiled(self.scale[rows], tiles, lanes, 1)
+        zero = _tiled(self.zero[rows], tiles, lanes, 0)
+        stats = np.zeros((tiles, 4, lanes))
+        stats[:, 2] = 0.5
+        layout = (plan.columns, plan.D, plan.damping)
+        fit = self._fitter(rows, scale, zero) if self.grid is None else None
+        for c0, c1 in plan.spans:
+            kernels.accumulate(F, Z, plan.U, c0, c1)
+            if fit is not None:
+                fit(F, Z, c0, c1)
+            noise = self._noise(first, plan.columns[c0:c1], tiles, lanes)
+            grid = (scale, zero, plan.group, self.low, self.high, noise)
+            kernels.round_block(F, Z, C, plan.U, grid, layout, (c0, c1), stats)
+        kernels.store(C, first, plan.columns, self.codes)
+        flat = stats.transpose(0, 2, 1).reshape(-1, 4)[:count]
+        self.row_loss[rows] = flat[:, :2]
+        self.ties[rows] = flat[:, 2]
+        self.row_clipped[rows] = flat[:, 3]
+
+    def _noise(self, first: int, columns: np.ndarray, tiles: int, lanes: int) -> np.ndarray:
+        if self.options.rounding != "stochastic":
+            return np.empty((0, 0, 0), np.float32)
+        noise = np.empty((tiles, columns.shape[0], lanes), np.float32)
+        self.kernels.philox(self.options.philox_key, first, columns, noise)
+        return noise
+
+    def _fitter(self, rows: slice, scale: np.ndarray, zero: np.ndarray) -> Callable:
+        """Return a function that fits a group's grid to its current, compensated weights."""
+        plan, options = self.plan, self.options
+        tiles, _, lanes = scale.shape
+        count = rows.stop - rows.start
+        maxq = self.high
+        clip = options.clip == "mse"
+
+        def fit(F: np.ndarray, Z: np.ndarray, c0: int, c1: int) -> None:
+            real = int((plan.columns[c0:c1] >= 0).sum())
+            group = plan.group[c0]
+            X = np.empty((count, real), plan.W.dtype)
+            self.kernels.compensate(F, plan.U, plan.columns, c0, c1, Z, X)
+            s, o = np.empty(count, X.dtype), np.empty(count, X.dtype)
+            self.kernels.fit(X, maxq, options.sym, clip, NORM, 0, s, o)
+            if X.dtype == np.float64:  # as stored
+                s, o = s.astype(np.float32).astype(X.dtype), o.astype(np.float32).astype(X.dtype)
+            self.scale[rows, group], self.zero[rows, group] = s, o
+            scale[:, group] = _tiled(s[:, None], tiles, lanes, 1)[:, 0]
+            zero[:, group] = _tiled(o[:, None], tiles, lanes, 0)[:, 0]
+
+        return fit
+
+
+def _tiled(rows: np.ndarray, tiles: int, lanes: int, fill: float) -> np.ndarray:
+    """Return (rows, groups) as (tiles, groups, lanes), filled up below the last row."""
+    padded = np.full((tiles * lanes, rows.shape[1]), fill, rows.dtype)
+    padded[: rows.shape[0]] = rows
+    return np.ascontiguousarray(padded.reshape(tiles, lanes, -1).transpose(0, 2, 1))
