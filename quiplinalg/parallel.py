@@ -33,7 +33,7 @@ def _available() -> int:
 
 
 def thread_count() -> int:
-    """Return the number of threads in force: `num_threads`, else QUIPLINALG_NUM_THREADS, else all."""
+    """Return the number of threads: of `num_threads`, else QUIPLINALG_NUM_THREADS, else all."""
     requested = _requested.get()
     if requested is not None:
         return requested
@@ -114,7 +114,7 @@ def _controller() -> ThreadpoolController:
 
 @contextmanager
 def single_blas_thread() -> Iterator[None]:
-    """Hold every BLAS at one thread inside the block; nested and concurrent blocks share one hold."""
+    """Hold every BLAS at one thread; nested and concurrent blocks share one hold."""
     global _blas_users, _blas_limiter
     with _blas_lock:
         if _blas_users == 0:

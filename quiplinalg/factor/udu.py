@@ -1,4 +1,4 @@
-"""Blocked UDU^T factorisation, H = T D T^T with T unit upper triangular: the library's convention."""
+"""Blocked UDU^T factorisation, H = T D T^T, T unit upper triangular: the library's convention."""
 
 from __future__ import annotations
 

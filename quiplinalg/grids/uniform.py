@@ -1,4 +1,4 @@
-"""Uniform grids: value = scale * (code - zero), per tensor, per row, or per row and column group."""
+"""Uniform grids, value = scale * (code - zero), per tensor, row, or row and column group."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ class UniformGrid:
         if self.group_index is None:
             if groups != 1:
                 raise InvalidArgumentError(
-                    f"group_index must say which of the {groups} groups each column is in; got None."
+                    f"group_index must give the group, of {groups}, of each column; got None. "
+                    "For columns in order: np.arange(n) // group_size."
                 )
         else:
             index = np.asarray(self.group_index)

@@ -13,15 +13,20 @@ _TILE = 64
 
 @jit()
 def asymmetry(H, i0, i1):
-    """Return (max |H_ij - H_ji| over j < i, whether all is finite) for rows i0 .. i1 against columns."""
-    n = H.shape[0]
+    """Return (max |H_ij - H_ji| over j < i, whether all is finite) for rows i0 .. i1."""
     worst = H.dtype.type(0)
     total = H.dtype.type(0)  # x - x is 0 where x is finite and NaN elsewhere
+    mirror = np.empty((_TILE, _TILE + 1), H.dtype)  # read by rows, then by columns in the cache
     for a in range(i0, i1, _TILE):
-        for b in range(0, a + 1, _TILE):
-            for i in range(a, min(a + _TILE, i1)):
-                for j in range(b, min(b + _TILE, i + 1)):
-                    x, y = H[i, j], H[j, i]
+        a1 = min(a + _TILE, i1)
+        for b in range(0, a1, _TILE):
+            b1 = min(b + _TILE, a1)
+            for j in range(b, b1):
+                for i in range(a, a1):
+                    mirror[j - b, i - a] = H[j, i]
+            for i in range(a, a1):
+                for j in range(b, min(b1, i + 1)):
+                    x, y = H[i, j], mirror[j - b, i - a]
                     total += (x - x) + (y - y)
                     difference = abs(x - y)
                     worst = difference if difference > worst else worst
@@ -52,21 +57,15 @@ def pack_feedback(A, place, U, p0, p1):
     """
     n = A.shape[0]
     for p in range(p0, p1):
-        at = panel_offset(p)
+        at, first = panel_offset(p), p * PANEL
         for c in range(PANEL):
-            column = p * PANEL + c
-            k = place[column]
-            if k < 0:
-                for b in range(p * PANEL + PANEL):
-                    U[at + b * PANEL + c] = 0
-                continue
-            row = A[n - 1 - k]
-            pivot = row[n - 1 - k]
-            for b in range(column):
+            k = place[first + c]
+            row = A[n - 1 - max(k, 0)]
+            inverse = 1.0 / row[n - 1 - k] if k >= 0 else 0.0
+            for b in range(first + PANEL):
                 i = place[b]
-                U[at + b * PANEL + c] = row[n - 1 - i] / pivot if i >= 0 else 0.0
-            for b in range(column, p * PANEL + PANEL):
-                U[at + b * PANEL + c] = 0
+                value = row[n - 1 - i] * inverse if i >= 0 else 0.0
+                U[at + b * PANEL + c] = value if b < first + c else 0.0
 
 
 @jit()

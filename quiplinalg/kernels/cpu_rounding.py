@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from quiplinalg.kernels.cpu_tile import PANEL, fma, fma_tile, jit, panel_offset, rint
+from quiplinalg.kernels.cpu_tile import PANEL, fma_tile, jit, panel_offset, round_column
 
 __all__ = ["accumulate", "load", "philox", "round_block", "store"]
 
 _STEPS = 256  # rows of U per pass: a 256 x 256 float32 piece of U stays in the second-level cache
-_CHUNK = 128  # columns moved at a time between row-major arrays and tiles
+_ROWS = 8  # rows moved at a time between row-major arrays and tiles
 
 
 @jit()
@@ -23,18 +23,23 @@ def load(W, first, columns, Z):
     """Z[t, c, r] = W[first + t*lanes + r, columns[c]]; rows beyond m and padding are zero."""
     tiles, N, lanes = Z.shape
     m = W.shape[0]
+    # rows are permuted one by one, then transposed; the 16 keep their starts off one cache set
+    rows = np.zeros((_ROWS, N + 16), Z.dtype)
     for t in range(tiles):
-        for c0 in range(0, N, _CHUNK):
-            c1 = min(c0 + _CHUNK, N)
-            for r in range(lanes):
-                i = first + t * lanes + r
+        for r0 in range(0, lanes, _ROWS):
+            height = min(_ROWS, lanes - r0)
+            for r in range(height):
+                i = first + t * lanes + r0 + r
                 if i < m:
-                    for c in range(c0, c1):
+                    source = W[i]
+                    for c in range(N):
                         j = columns[c]
-                        Z[t, c, r] = W[i, j] if j >= 0 else 0
+                        rows[r, c] = source[j] if j >= 0 else 0
                 else:
-                    for c in range(c0, c1):
-                        Z[t, c, r] = 0
+                    rows[r] = 0
+            for c in range(N):
+                for r in range(height):
+                    Z[t, c, r0 + r] = rows[r, c]
 
 
 @jit()
@@ -42,16 +47,21 @@ def store(C, first, columns, codes):
     """codes[first + t*lanes + r, columns[c]] = C[t, c, r], but for padding."""
     tiles, N, lanes = C.shape
     m = codes.shape[0]
+    rows = np.zeros((_ROWS, N + 64), C.dtype)
     for t in range(tiles):
-        for c0 in range(0, N, _CHUNK):
-            c1 = min(c0 + _CHUNK, N)
-            for r in range(lanes):
-                i = first + t * lanes + r
+        for r0 in range(0, lanes, _ROWS):
+            height = min(_ROWS, lanes - r0)
+            for c in range(N):
+                for r in range(height):
+                    rows[r, c] = C[t, c, r0 + r]
+            for r in range(height):
+                i = first + t * lanes + r0 + r
                 if i < m:
-                    for c in range(c0, c1):
+                    target = codes[i]
+                    for c in range(N):
                         j = columns[c]
                         if j >= 0:
-                            codes[i, j] = C[t, c, r]
+                            target[j] = rows[r, c]
 
 
 @jit()
@@ -85,75 +95,33 @@ def round_block(F, Z, C, U, grid, plan, span, stats):
     scale, zero, group, low, high, noise = grid
     columns, D, damping = plan
     tiles, N, lanes = Z.shape
-    f, e = F.reshape(-1), Z.reshape(-1)
-    f_tile = F.shape[1] * lanes
-    for t in range(tiles):
+    groups, width = scale.shape[1], F.shape[1]
+    f, e, q, t = F.reshape(-1), Z.reshape(-1), C.reshape(-1), stats.reshape(-1)
+    s, o, x = scale.reshape(-1), zero.reshape(-1), noise.reshape(-1)
+    for tile in range(tiles):
         for p in range(c0 // PANEL, c1 // PANEL):
-            at = panel_offset(p)
             first = p * PANEL
-            f_at = t * f_tile + (first - c0) * lanes
-            fma_tile(f, f_at, e, (t * N + c0) * lanes, U, at + c0 * PANEL, first - c0)
+            u_at = panel_offset(p)
+            f_at = (tile * width + first - c0) * lanes
+            fma_tile(f, f_at, e, (tile * N + c0) * lanes, U, u_at + c0 * PANEL, first - c0)
             for j in range(first, first + PANEL):
                 if columns[j] < 0:
                     continue
-                z = F[t, j - c0]
-                for b in range(first, j):
-                    u = U[at + b * PANEL + j - first]
-                    error = Z[t, b]
-                    for r in range(lanes):
-                        z[r] = fma(error[r], u, z[r])
-                s, o = scale[t, group[j]], zero[t, group[j]]
-                if noise.size > 0:
-                    _codes_stochastic(z, s, o, noise[t, j - c0], low, high, C[t, j], stats[t])
+                z_at = (tile * width + j - c0) * lanes
+                e_at = (tile * N + j) * lanes
+                at = u_at + first * PANEL + j - first
+                s_at = (tile * groups + group[j]) * lanes
+                x_at = (tile * (c1 - c0) + j - c0) * lanes
+                if x.size > 0:
+                    round_column(
+                        f, z_at, e, e_at, j - first, U, at, s, o, s_at, low, high,
+                        x, x_at, 1, q, e_at, D[j], damping[j], t, tile * 4 * lanes,
+                    )  # fmt: skip
                 else:
-                    _codes_nearest(z, s, o, low, high, C[t, j], stats[t])
-                _errors(z, s, o, C[t, j], D[j], damping[j], Z[t, j], stats[t])
-
-
-@jit()
-def _codes_nearest(z, s, o, low, high, q, stats):
-    """q = clamp(rint(z/s + frac(o)) + floor(o)), ties to even; near ties and clipping counted."""
-    tie, clipped = stats[2], stats[3]
-    half = z.dtype.type(0.5)
-    for r in range(z.size):
-        whole = np.floor(o[r])
-        y = z[r] / s[r] + (o[r] - whole)
-        k = rint(y)
-        distance = half - abs(y - k)
-        y += whole
-        k += whole
-        is_tie = (y >= low) & (y < high) & (distance < tie[r])
-        tie[r] = distance if is_tie else tie[r]
-        clipped[r] += 1.0 if ((k < low) | (k > high)) else 0.0
-        k = k if k > low else low
-        k = k if k < high else high
-        q[r] = k
-
-
-@jit()
-def _codes_stochastic(z, s, o, noise, low, high, q, stats):
-    """q = clamp(floor(z/s + frac(o) + u) + floor(o)) with u uniform in [0, 1)."""
-    clipped = stats[3]
-    for r in range(z.size):
-        whole = np.floor(o[r])
-        k = np.floor(z[r] / s[r] + (o[r] - whole) + noise[r]) + whole
-        clipped[r] += 1.0 if ((k < low) | (k > high)) else 0.0
-        k = k if k > low else low
-        k = k if k < high else high
-        q[r] = k
-
-
-@jit()
-def _errors(z, s, o, q, d, damping, w, stats):
-    """w <- w - w_hat, and the two sums of the loss, eta = w_hat - z."""
-    loss, damped = stats[0], stats[1]
-    for r in range(z.size):
-        value = s[r] * (z.dtype.type(q[r]) - o[r])
-        eta = np.float64(value) - np.float64(z[r])
-        error = w[r] - value
-        loss[r] += d * (eta * eta)
-        damped[r] += damping * (np.float64(error) * np.float64(error))
-        w[r] = error
+                    round_column(
+                        f, z_at, e, e_at, j - first, U, at, s, o, s_at, low, high,
+                        x, x_at, 0, q, e_at, D[j], damping[j], t, tile * 4 * lanes,
+                    )  # fmt: skip
 
 
 @jit()

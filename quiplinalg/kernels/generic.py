@@ -154,7 +154,7 @@ def round_block(F, Z, C, U, grid, plan, span, stats):
 
 
 def philox(key, first, columns, noise):
-    tiles, width, lanes = noise.shape
+    tiles, _, lanes = noise.shape
     rows = (first + np.arange(tiles * lanes, dtype=np.uint64)).reshape(tiles, 1, lanes)
     x0, x1 = np.broadcast_arrays(rows, columns.astype(np.uint64)[None, :, None])
     mask, k = np.uint64(0xFFFFFFFF), np.uint64(key)

@@ -61,7 +61,7 @@ class Kernels:
 
 @cache
 def select(backend: str = "auto") -> Kernels:
-    """Return the record of a backend: "auto" (= "cpu"), "cpu" (Numba, Cython) or "generic" (NumPy)."""
+    """Return the record of "cpu" (Numba, Cython), which "auto" is too, or "generic" (NumPy)."""
     if backend in ("auto", "cpu"):
         from quiplinalg.kernels.cpu import CPU
 

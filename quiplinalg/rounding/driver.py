@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -212,7 +213,7 @@ class _Rounder:
         parts = -(-tiles // most)
         parts = min(tiles, -(-parts // workers) * workers)
         edges = [tiles * part // parts for part in range(parts + 1)]
-        queue = deque(zip(edges[:-1], edges[1:], strict=True))
+        queue = deque(pairwise(edges))
         height = max(b - a for a, b in queue)
         width = max(c1 - c0 for c0, c1 in self.plan.spans)
 

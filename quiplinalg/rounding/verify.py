@@ -1,0 +1,300 @@
+"""Check a quantised layer from scratch: every code must be the rounding of the target it had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
+from quiplinalg.factor.hessian_check import symmetric_matrix
+from quiplinalg.grids.search import work_matrix
+from quiplinalg.kernels.record import select
+from quiplinalg.results import Quantized
+from quiplinalg.rounding.driver import tie_tolerance
+
+__all__ = ["Verification", "verify"]
+
+_ROWS = 256
+_METHODS = ("nearest", "ldlq", "gptq")
+_LOSS_RTOL = {"float32": 1e-5, "float64": 1e-10}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    ok : bool
+        Every check passed.
+    codes_wrong : int
+        Codes that are not the rounding of their target, or not on the grid.
+    worst : float
+        By how much the worst code misses the rounding of its target, in grid units; 0 where all
+        are exact, and at most the tolerance where only ties and rounding errors part them.
+    first_wrong : (int, int) or None
+        Row and column (the caller's) of the first wrong code: of the first bad row, the one
+        rounded first, because an error there moves the targets of all that follow.
+    loss : float
+        tr((W_hat - W) H (W_hat - W)^T), recomputed in float64.
+    stored_loss : float
+        What the result says.
+    loss_error : float
+        |stored_loss - loss| relative to the terms that the loss is the sum of; NaN where no loss
+        was stored.
+    reason : str
+        What is wrong, or that nothing is.
+    """
+
+    ok: bool
+    codes_wrong: int
+    worst: float
+    first_wrong: tuple[int, int] | None
+    loss: float
+    stored_loss: float
+    loss_error: float
+    reason: str
+
+
+def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
+    """Recompute the targets and the loss of a quantised layer in float64 and compare.
+
+    With H + damp I = T D T^T, T = I + U, in the stored order, and v = W + (W - W_hat) U: every
+    code is the rounding of v, |W_hat - v| <= s/2, or clipped at the end of the grid where v lies
+    beyond it; and tr((W_hat - W) H (W_hat - W)^T) is the stored loss.
+
+    Parameters
+    ----------
+    W : array, (m, n), floating
+    H : array, (n, n), floating
+        What was quantised; not changed.
+    quantized : Quantized
+        Of method "nearest", "ldlq" or "gptq", fresh or from a file.
+
+    Returns
+    -------
+    Verification
+
+    Raises
+    ------
+    InvalidArgumentError, NonFiniteError, DTypeError
+        W or H is no valid input, or its shape is not that of the result.
+
+    Notes
+    -----
+    Independent of the kernels that round: LAPACK's Cholesky and plain products, n^3/3 + 4 m n^2
+    flops in float64.  Stochastic rounding is checked against its random numbers, drawn again from
+    the seed.
+
+    A target is recomputed to within the rounding errors of the sum it was: in float32 these grow
+    like sqrt(n) eps times the sum of the absolute terms, |W| + ||E|| ||U_k||, in grid units, and
+    in float64 the factor itself is only known to eps cond(H).  A code within that distance of a
+    tie passes on either side.  The stored loss of "ldlq" is the difference of two sums (the damped
+    loss less damp ||E||^2), so it is compared relative to them: to 1e-5 where the targets were
+    float32 and 1e-10 where they were float64.
+
+    References
+    ----------
+    Chee, Cai, Kuleshov, De Sa, QuIP (arXiv 2307.13304), section 3: the loss is sum_k D_k eta_k^2
+    with eta = W_hat - v.
+
+    Examples
+    --------
+    >>> import dataclasses, numpy as np, quiplinalg as ql
+    >>> rng = np.random.default_rng(0)
+    >>> X, W = rng.standard_normal((64, 16)), rng.standard_normal((8, 16))
+    >>> q = ql.ldlq(W, X.T @ X / 64, bits=3)
+    >>> ql.verify(W, X.T @ X / 64, q).ok
+    True
+    >>> codes = q.codes.copy()
+    >>> codes[2, 5] ^= 1
+    >>> ql.verify(W, X.T @ X / 64, dataclasses.replace(q, codes=codes)).ok
+    False
+    """
+    checker = select("generic")
+    weight = work_matrix(W)
+    hessian = symmetric_matrix(H, "H", checker).astype(np.float64)
+    _check_shapes(weight, hessian, quantized)
+    problem = _objection(quantized, weight.shape[1])
+    weight = weight.astype(np.float64, copy=False)
+    order = np.arange(weight.shape[1])
+    U = None
+    if quantized.method != "nearest":
+        if quantized.permutation is not None:
+            order = np.asarray(quantized.permutation, np.int64)
+        try:
+            hessian, U, spread = _feedback(hessian, order, quantized.damp)
+        except NotPositiveDefiniteError as error:
+            problem = problem or f"with the stored damp {quantized.damp:.6g}, {error}"
+    if U is None:
+        U, spread = np.zeros((1, weight.shape[1])), 0.0  # v = W
+
+    wrong, worst, first, sums = 0, 0.0, None, np.zeros(3)
+    reach = np.sqrt(np.square(U).sum(axis=0))
+    for i in range(0, weight.shape[0], _ROWS):
+        rows = slice(i, min(i + _ROWS, weight.shape[0]))
+        w = weight[rows][:, order]
+        # W_hat as the library rounds it, in the precision of the targets
+        rounded = _rows(quantized, rows).__array__(np.dtype(quantized.precision))
+        error = w - rounded[:, order].astype(np.float64)
+        v = w + error @ U if U.shape[0] > 1 else w
+        terms = np.abs(w) + np.sqrt(np.square(error).sum(axis=1, keepdims=True)) * reach
+        excess, tolerance = _excess(quantized, rows, order, v, terms, spread)
+        bad = ~(excess <= tolerance)
+        wrong += int(bad.sum())
+        worst = max(worst, float(excess.max(initial=0.0)))
+        if first is None and bad.any():
+            row = int(np.argmax(bad.any(axis=1)))
+            first = (i + row, int(order[np.argmax(bad[row])]))
+        sums += (
+            np.einsum("ij,ij->", error @ hessian, error),
+            np.square(error).sum(),
+            np.einsum("ij,ij->", w @ hessian, w),
+        )
+    loss = max(float(sums[0]), 0.0)
+    loss_error, loss_wrong = _compare_loss(quantized, loss, sums, hessian)
+    if wrong and not problem:
+        problem = (
+            f"{wrong} of {weight.size} codes are not the rounding of their targets, the first at "
+            f"row {first[0]}, column {first[1]}; the worst is off by {worst:.3g} steps"  # type: ignore[index]
+        )
+    if loss_wrong and not problem:
+        problem = f"the stored loss is {quantized.loss:.8g}; recomputed it is {loss:.8g}"
+    return Verification(
+        ok=not problem,
+        codes_wrong=wrong,
+        worst=worst,
+        first_wrong=first,
+        loss=loss,
+        stored_loss=float(quantized.loss),
+        loss_error=loss_error,
+        reason=problem or "every code is the rounding of its target, and the loss is the stored one",
+    )
+
+
+def _check_shapes(weight: np.ndarray, hessian: np.ndarray, quantized: Quantized) -> None:
+    n = weight.shape[1]
+    if weight.shape != quantized.shape or hessian.shape[0] != n:
+        raise InvalidArgumentError(
+            f"W must be {quantized.shape}, as the codes are, and H ({quantized.shape[1]}, "
+            f"{quantized.shape[1]}); got W {weight.shape} and H {hessian.shape}. "
+            "Pass the W and H that were quantised, W.T for Keras or Flax kernels."
+        )
+    if quantized.method not in _METHODS:
+        raise InvalidArgumentError(
+            f"quantized.method must be one of {', '.join(_METHODS)}; got "
+            f"{quantized.method!r}. Results of other methods have no such certificate."
+        )
+
+
+def _objection(quantized: Quantized, n: int) -> str:
+    """What is wrong with the result by itself; empty where nothing is."""
+    order, permutation = quantized.order, quantized.permutation
+    if permutation is None:
+        if order != "natural" and quantized.method != "nearest":
+            return f"order is {order!r}, but the permutation of the columns is missing"
+    elif not np.array_equal(np.sort(permutation), np.arange(n)):
+        return f"permutation is not one of the {n} columns"
+    elif order == "natural" and not np.array_equal(permutation, np.arange(n)):
+        return "order is 'natural', but a permutation that changes the order is stored"
+    if not (np.isfinite(quantized.damp) and quantized.damp >= 0):
+        return f"damp must be finite and at least 0; it is {quantized.damp!r}"
+    if quantized.rounding == "stochastic" and quantized.seed is None:
+        return "rounding is stochastic, but its seed is missing"
+    return ""
+
+
+def _feedback(
+    hessian: np.ndarray, order: np.ndarray, damp: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return H in rounding order, U (strictly upper), and how far U is known relative to itself."""
+    from scipy.linalg.lapack import dpotrf
+
+    n = order.shape[0]
+    H = hessian[np.ix_(order, order)]
+    H = np.tril(H) + np.tril(H, -1).T  # the triangle that is factored
+    if n == 0:
+        return H, np.zeros((0, 0)), 0.0
+    shift = np.full(n, float(damp) if np.isfinite(damp) else 0.0)
+    if damp == 0:
+        shift[H.diagonal() == 0] = 1.0  # dead: any positive value, as T_kk = 1 and U_k = 0
+    C, info = dpotrf((H + np.diag(shift))[::-1, ::-1], lower=0, clean=1)
+    if info > 0:
+        raise NotPositiveDefiniteError(
+            int(order[n - info]), float(C[info - 1, info - 1]), "Was it another H, or damping?"
+        )
+    R = C[::-1, ::-1].T  # H + damp I = R R^T, R upper triangular
+    pivots = R.diagonal().copy()
+    U = R / pivots
+    np.fill_diagonal(U, 0)
+    condition = float(H.diagonal().max() + shift.max()) * n / float(pivots.min()) ** 2
+    return H, U, float(np.finfo(np.float64).eps) * condition
+
+
+def _rows(quantized: Quantized, rows: slice) -> Quantized:
+    """The same result with some of its rows."""
+    from dataclasses import replace
+
+    grid = quantized.grid
+    if grid.scale.shape[0] > 1:
+        grid = replace(grid, scale=grid.scale[rows], zero=grid.zero[rows])
+    return replace(quantized, codes=quantized.codes[rows], grid=grid)
+
+
+def _excess(
+    quantized: Quantized,
+    rows: slice,
+    order: np.ndarray,
+    v: np.ndarray,
+    terms: np.ndarray,
+    spread: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """By how much each code misses the rounding of v, and how much is allowed, in grid units."""
+    grid = quantized.grid
+    n = order.shape[0]
+    own = slice(None) if grid.scale.shape[0] == 1 else rows
+    columns = grid.columns(n)[order]
+    scale = grid.scale[own].astype(np.float64)[:, columns]
+    zero = grid.zero[own].astype(np.float64)[:, columns]
+    codes = quantized.codes[rows][:, order].astype(np.float64)
+    target = v / scale + zero
+    low, high = -0.5, 0.5
+    if quantized.rounding == "stochastic" and quantized.seed is not None:
+        from quiplinalg.reference.philox import uniforms
+
+        # code = floor(target + u): code - (target + u) lies in (-1, 0]
+        target += uniforms(int(quantized.seed), np.arange(rows.start, rows.stop), order)
+        low, high = -1.0, 0.0
+    elif quantized.rounding == "stochastic":
+        low, high = -1.0, 1.0
+    under = low - (codes - target)  # the code is too small for its target
+    over = (codes - target) - high
+    if grid.bits is not None:
+        under = np.where(codes == grid.maxq, -np.inf, under)  # clipped: the target may lie beyond
+        over = np.where(codes == 0, -np.inf, over)
+    excess = np.maximum(np.maximum(under, over), 0)
+    # off the grid: as wrong as its distance from it
+    excess = np.maximum(excess, np.maximum(codes - grid.maxq, 0))
+    if grid.bits is not None:
+        excess = np.maximum(excess, np.maximum(-codes, 0))
+    drift = tie_tolerance(n, np.dtype(quantized.precision)) + spread
+    return excess, drift * (1 + np.abs(zero) + terms / scale)
+
+
+def _compare_loss(
+    quantized: Quantized, loss: float, sums: np.ndarray, hessian: np.ndarray
+) -> tuple[float, bool]:
+    """The relative error of the stored loss, and whether it is too large."""
+    stored = float(quantized.loss)
+    if np.isnan(stored) and quantized.method == "nearest":
+        return float("nan"), False  # nearest without H stores none
+    _, error, energy = sums
+    added = quantized.damp * float(error) if np.isfinite(quantized.damp) else 0.0
+    size = max(loss + added, 1e-9 * float(energy))
+    gap = abs(stored - loss)
+    # a factor is exact for a matrix within eps of H, which moves the loss by that much
+    backward = 4 * np.finfo(np.float64).eps * float(np.trace(hessian)) * float(error)
+    allowed = _LOSS_RTOL[quantized.precision] * size + backward
+    return (gap / size if size > 0 else gap), not gap <= allowed
