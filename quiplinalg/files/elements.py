@@ -32,6 +32,7 @@ __all__ = [
     "make_group",
     "read_array",
     "read_attribute",
+    "require_attribute",
     "set_attributes",
     "set_encoding",
     "stored_attributes",
@@ -49,8 +50,7 @@ Attribute = str | int | float
 
 def set_encoding(node: h5py.Group | h5py.Dataset, encoding: str) -> None:
     """Mark what an element is, and by which version of the layout."""
-    node.attrs["encoding-type"] = encoding
-    node.attrs["encoding-version"] = VERSION
+    set_attributes(node, **{"encoding-type": encoding, "encoding-version": VERSION})
 
 
 def check_encoding(node: h5py.Group | h5py.Dataset, encoding: str) -> None:
@@ -106,7 +106,7 @@ def stored_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, str):
             stored[key] = _fixed_text(key, value)
         elif isinstance(value, numbers.Integral):
-            if not -(2**63) <= value < 2**63:
+            if not -(2**63) <= int(value) < 2**63:
                 raise InvalidArgumentError(f"{key} must fit in int64; got {key}={value}.")
             stored[key] = np.int64(value)
         elif isinstance(value, numbers.Real):
@@ -134,9 +134,7 @@ def _fixed_text(key: str, value: str) -> np.ndarray:
     return np.array(raw, h5py.string_dtype("utf-8", max(1, len(raw))))
 
 
-def read_attribute(
-    node: h5py.Group | h5py.Dataset, key: str, kind: type | None = None
-) -> Attribute | None:
+def read_attribute(node: h5py.Group | h5py.Dataset, key: str, kind: type | None = None) -> Any:
     """Read one scalar attribute as str, int or float; None where there is none.
 
     Raises FormatError where it is no scalar of text, int or float, or not of type ``kind``.
@@ -165,6 +163,19 @@ def read_attribute(
     if kind is not None and not isinstance(value, kind):
         raise FormatError(
             f"expected attribute {key!r} to be {kind.__name__}; got {value!r}",
+            node.file.filename,
+            node.name,
+        )
+    return value
+
+
+def require_attribute(node: h5py.Group | h5py.Dataset, key: str, kind: type) -> Any:
+    """Read a scalar attribute that must be there."""
+    value = read_attribute(node, key, kind)
+    if value is None:
+        raise FormatError(
+            f"expected attribute {key!r} ({kind.__name__}); got none. Files of other programs "
+            f"must follow layout {VERSION}, described in quiplinalg.files",
             node.file.filename,
             node.name,
         )
@@ -237,4 +248,4 @@ def checksum(array: np.ndarray) -> int:
     array = np.ascontiguousarray(array)
     if array.dtype != BFLOAT16:
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return zlib.crc32(array.reshape(-1).view(np.uint8)) if array.size else 0
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data) if array.size else 0

@@ -8,12 +8,11 @@ import h5py
 import numpy as np
 
 from quiplinalg.errors import FormatError
-from quiplinalg.files.elements import check_encoding, float_dtype, read_array, read_attribute
+from quiplinalg.files.elements import check_encoding, float_dtype, read_array, require_attribute
 from quiplinalg.files.guard import (
     address,
     format_errors,
     has_link,
-    leaves,
     open_dataset,
     open_file,
     open_group,
@@ -23,8 +22,10 @@ from quiplinalg.files.reader import (
     NORMALIZATIONS,
     LayerInfo,
     ProblemSource,
+    array_names,
     check_hessian,
     check_orientation,
+    layer_names,
     read_hessian,
 )
 
@@ -50,28 +51,11 @@ class ProblemReader(ProblemSource):
         try:
             with format_errors(self.path):
                 check_encoding(self._file, "quiplinalg-problem")
-                self.names: tuple[str, ...] = self._list("layers", groups=True)
-                self.arrays: tuple[str, ...] = self._list("arrays", groups=False)
+                self.names: tuple[str, ...] = layer_names(self._file, self._limits)
+                self.arrays: tuple[str, ...] = array_names(self._file, self._limits)
         except BaseException:
             self._file.close()
             raise
-
-    def _list(self, root: str, groups: bool) -> tuple[str, ...]:
-        def is_layer(group: h5py.Group) -> bool:
-            return groups and read_attribute(group, "encoding-type") == "layer"
-
-        if not groups and not has_link(self._file, root):
-            return ()
-        top = open_group(self._file, root, self._limits)
-        found = list(leaves(top, self._limits, is_layer))
-        for name, node in found:
-            if isinstance(node, h5py.Group) != groups:
-                raise FormatError(
-                    "expected a group with encoding-type 'layer'; got a dataset",
-                    self.path,
-                    f"{root}/{name}",
-                )
-        return tuple(name for name, _ in found)
 
     def _layer(self, name: str) -> tuple[h5py.Dataset, h5py.Dataset, LayerInfo]:
         if name not in self.names:
@@ -94,21 +78,20 @@ class ProblemReader(ProblemSource):
         hessian = open_dataset(layer, "hessian", self._limits)
         check_encoding(weight, "array")
         check_encoding(hessian, "hessian")
-        orientation = read_attribute(weight, "orientation", str)
+        orientation = require_attribute(weight, "orientation", str)
         shape = check_orientation(weight, orientation)
-        storage = read_attribute(hessian, "storage", str)
+        storage = require_attribute(hessian, "storage", str)
         if storage not in ("lower", "full") or (storage == "full") != (len(hessian.shape) == 2):
             raise FormatError(
                 f"expected storage='lower' for a 1-D and 'full' for a 2-D Hessian; got {storage!r}",
                 self.path,
                 hessian.name,
             )
-        normalization = read_attribute(hessian, "normalization", str)
-        n_samples = read_attribute(hessian, "n_samples", int)
-        if normalization not in NORMALIZATIONS or n_samples is None:
+        normalization = require_attribute(hessian, "normalization", str)
+        n_samples = require_attribute(hessian, "n_samples", int)
+        if normalization not in NORMALIZATIONS:
             raise FormatError(
-                f"expected n_samples and a normalization in {NORMALIZATIONS}; got "
-                f"{n_samples!r} and {normalization!r}",
+                f"expected a normalization in {NORMALIZATIONS}; got {normalization!r}",
                 self.path,
                 hessian.name,
             )

@@ -106,7 +106,7 @@ class ProblemWriter(AtomicWriter):
                 f"{'neither' if hessian is None else 'both'} for layer {name!r}."
             )
         if hessian is None:
-            target, stored = self._earlier(shared_hessian_of, n), None
+            target: str | None = self._earlier(shared_hessian_of, n)
         else:
             _check_choice("normalization", normalization, NORMALIZATIONS)
             _check_choice("storage", storage, ("lower", "full"))
@@ -220,4 +220,4 @@ def _check_fit(H: np.ndarray, W: np.ndarray, n: int, orientation: str) -> None:
 
 
 def _digest(a: np.ndarray) -> bytes:
-    return hashlib.blake2b(a.reshape(-1).view(np.uint8)).digest() if a.size else b""
+    return hashlib.blake2b(a.reshape(-1).view(np.uint8).data).digest() if a.size else b""

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 
 from quiplinalg.errors import FormatError
-from quiplinalg.files.elements import float_dtype, read_array
+from quiplinalg.files.elements import float_dtype, read_array, read_attribute
+from quiplinalg.files.guard import has_link, leaves, open_group
 from quiplinalg.files.measure import Limits
 from quiplinalg.files.triangle import packed_size, unpack_lower
 
@@ -19,9 +20,11 @@ __all__ = [
     "ORIENTATIONS",
     "LayerInfo",
     "ProblemSource",
+    "array_names",
     "check_hessian",
     "check_orientation",
     "input_count",
+    "layer_names",
     "read_hessian",
 ]
 
@@ -95,6 +98,31 @@ class ProblemSource:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path!r}, {len(self.names)} layers)"
+
+
+def layer_names(file: h5py.File, limits: Limits) -> tuple[str, ...]:
+    """Every layer of a file, in name order; FormatError for a dataset outside of a layer."""
+
+    def is_layer(group: h5py.Group) -> bool:
+        return read_attribute(group, "encoding-type") == "layer"
+
+    found = list(leaves(open_group(file, "layers", limits), limits, is_layer))
+    for name, node in found:
+        if isinstance(node, h5py.Dataset):
+            raise FormatError(
+                "expected a group with encoding-type 'layer'; got a dataset",
+                file.filename,
+                f"layers/{name}",
+            )
+    return tuple(name for name, _ in found)
+
+
+def array_names(file: h5py.File, limits: Limits) -> tuple[str, ...]:
+    """Every dataset below ``arrays``, in name order."""
+    if not has_link(file, "arrays"):
+        return ()
+    top = open_group(file, "arrays", limits)
+    return tuple(name for name, _ in leaves(top, limits, lambda _: False))
 
 
 def check_orientation(weight: h5py.Dataset, orientation: object) -> tuple[int, int]:

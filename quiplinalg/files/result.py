@@ -10,12 +10,12 @@ import numpy as np
 
 from quiplinalg.errors import FormatError, InvalidArgumentError
 from quiplinalg.files.elements import (
-    VERSION,
     attribute_names,
     check_encoding,
     checksum,
     read_array,
     read_attribute,
+    require_attribute,
 )
 from quiplinalg.files.guard import (
     format_errors,
@@ -26,6 +26,7 @@ from quiplinalg.files.guard import (
     open_group,
 )
 from quiplinalg.files.measure import Limits
+from quiplinalg.files.reader import layer_names
 from quiplinalg.files.result_layout import (
     CHECKSUM,
     DATASETS,
@@ -59,9 +60,7 @@ class ResultReader:
         try:
             with format_errors(self.path):
                 check_encoding(self._file, "quiplinalg-result")
-                top = open_group(self._file, "layers", self._limits)
-                found = list(leaves(top, self._limits, _is_layer))
-                self.names: tuple[str, ...] = tuple(name for name, _ in found)
+                self.names: tuple[str, ...] = layer_names(self._file, self._limits)
         except BaseException:
             self._file.close()
             raise
@@ -149,12 +148,13 @@ class ResultReader:
         if bits is None:
             return self._read(group, "codes", np.int32)
         packed = self._read(group, "codes", np.uint8)
-        m, n = (read_attribute(dataset, key, int) for key in ("m", "n"))
+        m, n = (require_attribute(dataset, key, int) for key in ("m", "n"))
+        row = -(-n * bits // 8)  # bytes
         fits = (
-            read_attribute(dataset, "bits", int) == bits
+            require_attribute(dataset, "bits", int) == bits
             and 1 <= bits <= 8
-            and min(-1 if m is None else m, -1 if n is None else n) >= 0
-            and packed.shape == (m * (-(-n * bits // 8)),)
+            and min(m, n) >= 0
+            and packed.shape == (m * row,)
             and m * n <= self._limits.max_bytes
         )
         if not fits:
@@ -164,20 +164,13 @@ class ResultReader:
                 self.path,
                 dataset.name,
             )
-        return unpack(packed.reshape(m, -(-n * bits // 8)), bits, n)
+        return unpack(packed.reshape(m, row), bits, n)
 
     def _scalars(self, group: h5py.Group, fields: dict) -> dict[str, Any]:
-        values = {}
-        for key, (field, kind, optional) in fields.items():
-            values[field] = read_attribute(group, key, kind)
-            if values[field] is None and not optional:
-                raise FormatError(
-                    f"expected attribute {key!r}; got none. Was the file written by another "
-                    f"program? See the layout, version {VERSION}",
-                    self.path,
-                    group.name,
-                )
-        return values
+        return {
+            field: (read_attribute if optional else require_attribute)(group, key, kind)
+            for key, (field, kind, optional) in fields.items()
+        }
 
     def close(self) -> None:
         """Close the file."""
@@ -213,7 +206,3 @@ def open_result(path: str | os.PathLike, *, limits: Limits | None = None) -> Res
         Not a result file, of a newer version, damaged, or with links into other files.
     """
     return ResultReader(path, limits)
-
-
-def _is_layer(group: h5py.Group) -> bool:
-    return read_attribute(group, "encoding-type") == "layer"

@@ -84,11 +84,11 @@ class ResultWriter(AtomicWriter):
         stored_attributes(attributes)  # raises before anything is written
         grid = quantized.grid
         codes = to_numpy(quantized.codes, "codes", integers=True)
-        arrays = {"dead": quantized.dead, "permutation": quantized.permutation}
-        arrays |= {"scale": grid.scale, "zero": grid.zero, "group_index": grid.group_index}
+        held = {"dead": quantized.dead, "permutation": quantized.permutation}
+        held |= {"scale": grid.scale, "zero": grid.zero, "group_index": grid.group_index}
         arrays = {
             key: np.asarray(array, DATASETS[key])
-            for key, array in arrays.items()
+            for key, array in held.items()
             if array is not None
         }
         problem = layer_objection(codes, grid, arrays.get("permutation"), arrays["dead"])

@@ -69,7 +69,8 @@ def babai(
     s, o = (per_column(a, n, group_index).astype(float) for a in (scale, zero))
     values, Q = np.linalg.eigh(H)
     B = (Q * np.sqrt(values)) @ Q.T
-    B_star, done = np.zeros((n, n)), []
+    B_star = np.zeros((n, n))
+    done: list[int] = []
     for q in perm[::-1]:
         v = B[:, q].copy()
         for j in done + done:  # twice, for orthogonality to rounding error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.reference.grids import _round, minmax_grid, mse_grid, per_column
 from quiplinalg.reference.rounded import Rounded
 
@@ -62,6 +63,11 @@ def gptq(
         Codes, errors, losses and the grid used, in the caller's column order; ``costs`` is
         (w_q - quant(w_q))^2 / P_qq.
 
+    Raises
+    ------
+    InvalidArgumentError
+        Neither a whole grid nor ``group_size`` with ``bits`` is given.
+
     Notes
     -----
     Computes in float64 always.  Grids of groups come from the current W, errors of all earlier
@@ -79,15 +85,21 @@ def gptq(
     """
     W, H, (m, n) = np.asarray(W, np.float64), np.asarray(H, np.float64), np.shape(W)
     perm = np.arange(n) if order is None else np.asarray(order)
-    if group_size is None:
+    find, groups = mse_grid if mse else minmax_grid, []
+    if scale is not None and zero is not None and maxq is not None and group_size is None:
         s, o = (per_column(a, n, group_index).astype(float)[:, perm] for a in (scale, zero))
+    elif group_size is not None and bits is not None:
+        s, o, maxq = np.ones((m, n)), np.zeros((m, n)), float(2**bits - 1)
+        group_index = np.argsort(perm) // group_size
     else:
-        maxq, groups, find = 2**bits - 1, [], mse_grid if mse else minmax_grid
-        s, o, group_index = np.ones((m, n)), np.zeros((m, n)), np.argsort(perm) // group_size
+        raise InvalidArgumentError(
+            "gptq needs scale, zero and maxq, or group_size and bits; got "
+            f"maxq={maxq}, group_size={group_size}, bits={bits}."
+        )
     X, P = W[:, perm].copy(), np.linalg.inv(H[np.ix_(perm, perm)])
     z, codes, costs = np.zeros((m, n)), np.zeros((m, n), np.int64), np.zeros((m, n))
     for q in range(n):
-        if group_size is not None and q % group_size == 0:
+        if group_size is not None and bits is not None and q % group_size == 0:
             groups.append(find(X[:, q : q + group_size], bits, sym))
             s[:, q : q + group_size], o[:, q : q + group_size] = groups[-1]
         z[:, q] = X[:, q]

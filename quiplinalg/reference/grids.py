@@ -194,9 +194,13 @@ def minmax_grid(
     (array([[1.]]), array([[1.]]))
     """
     maxq = 2**bits - 1
-    parts = [_grid(*_range(x, sym), maxq, sym) for x in _groups(_own_dtype(W), group_size)]
-    scale, zero = zip(*parts, strict=True)
-    return np.stack(scale, axis=1), np.stack(zero, axis=1)
+    scales, zeros = [], []
+    for x in _groups(_own_dtype(W), group_size):
+        xmin, xmax = _range(x, sym)
+        scale, zero = _grid(xmin, xmax, maxq, sym)
+        scales.append(scale)
+        zeros.append(zero)
+    return np.stack(scales, axis=1), np.stack(zeros, axis=1)
 
 
 def mse_grid(

@@ -48,7 +48,7 @@ def philox2x32(
     return c0.astype(np.uint32), c1.astype(np.uint32)
 
 
-def uniforms(seed: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def uniforms(seed: int, rows: np.ndarray | int, columns: np.ndarray | int) -> np.ndarray:
     """Return the u of each weight, which depends on nothing but the seed, its row and its column.
 
     ``u = (word0 >> 8) * 2**-24``, counter0 = row, counter1 = column, and the key is the low 32
@@ -78,6 +78,6 @@ def uniforms(seed: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     >>> uniforms(0, 1, 1) == np.float32((0xFF1DAE59 >> 8) / 2**24)
     array([[ True]])
     """
-    rows, columns = (np.arange(a) if np.ndim(a) == 0 else np.asarray(a) for a in (rows, columns))
-    word, _ = philox2x32(rows[:, None], columns[None, :], (seed ^ (seed >> 32)) & 0xFFFFFFFF)
+    r, c = (np.arange(int(a)) if np.ndim(a) == 0 else np.asarray(a) for a in (rows, columns))
+    word, _ = philox2x32(r[:, None], c[None, :], (seed ^ (seed >> 32)) & 0xFFFFFFFF)
     return (word >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)

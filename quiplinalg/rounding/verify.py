@@ -93,7 +93,7 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
     in float64 the factor itself is only known to eps cond(H).  A code within that distance of a
     tie passes on either side.  The stored loss of "ldlq" is the difference of two sums (the damped
     loss less damp ||E||^2), so it is compared relative to them: to 1e-5 where the targets were
-    float32 and 1e-10 where they were float64.
+    float32 and 1e-10 where they were float64, and what those rounding errors do to the sum.
 
     References
     ----------
@@ -125,33 +125,36 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
         if quantized.permutation is not None:
             order = np.asarray(quantized.permutation, np.int64)
         try:
-            hessian, U, spread = _feedback(hessian, order, quantized.damp)
+            hessian, U, D, spread = _feedback(hessian, order, quantized.damp)
         except NotPositiveDefiniteError as error:
             problem = problem or f"with the stored damp {quantized.damp:.6g}, {error}"
     if U is None:
-        U, spread = np.zeros((1, weight.shape[1])), 0.0  # v = W
+        D, spread = np.zeros(weight.shape[1]), 0.0  # v = W
 
-    wrong, worst, first, sums = 0, 0.0, None, np.zeros(3)
-    reach = np.sqrt(np.square(U).sum(axis=0))
+    wrong, worst, first, sums = 0, 0.0, None, np.zeros(5)
+    reach = 0.0 if U is None else np.sqrt(np.square(U).sum(axis=0))
     for i in range(0, weight.shape[0], _ROWS):
         rows = slice(i, min(i + _ROWS, weight.shape[0]))
         w = weight[rows][:, order]
         # W_hat as the library rounds it, in the precision of the targets
         rounded = _rows(quantized, rows).__array__(np.dtype(quantized.precision))
         error = w - rounded[:, order].astype(np.float64)
-        v = w + error @ U if U.shape[0] > 1 else w
+        v = w if U is None else w + error @ U
         terms = np.abs(w) + np.sqrt(np.square(error).sum(axis=1, keepdims=True)) * reach
-        excess, tolerance = _excess(quantized, rows, order, v, terms, spread)
+        excess, tolerance, step = _excess(quantized, rows, order, v, terms, spread)
         bad = ~(excess <= tolerance)
         wrong += int(bad.sum())
         worst = max(worst, float(excess.max(initial=0.0)))
         if first is None and bad.any():
             row = int(np.argmax(bad.any(axis=1)))
             first = (i + row, int(order[np.argmax(bad[row])]))
+        drift = tolerance * step
         sums += (
             np.einsum("ij,ij->", error @ hessian, error),
             np.square(error).sum(),
             np.einsum("ij,ij->", w @ hessian, w),
+            np.square(D * (v - w + error) * drift).sum(),
+            (D * np.square(drift)).sum(),
         )
     loss = max(float(sums[0]), 0.0)
     loss_error, loss_wrong = _compare_loss(quantized, loss, sums, hessian)
@@ -208,15 +211,15 @@ def _objection(quantized: Quantized, n: int) -> str:
 
 def _feedback(
     hessian: np.ndarray, order: np.ndarray, damp: float
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return H in rounding order, U (strictly upper), and how far U is known relative to itself."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Return H in rounding order, U (strictly upper), D, and how far U is known, relatively."""
     from scipy.linalg.lapack import dpotrf
 
     n = order.shape[0]
     H = hessian[np.ix_(order, order)]
     H = np.tril(H) + np.tril(H, -1).T  # the triangle that is factored
     if n == 0:
-        return H, np.zeros((0, 0)), 0.0
+        return H, np.zeros((0, 0)), np.zeros(0), 0.0
     shift = np.full(n, float(damp) if np.isfinite(damp) else 0.0)
     if damp == 0:
         shift[H.diagonal() == 0] = 1.0  # dead: any positive value, as T_kk = 1 and U_k = 0
@@ -230,7 +233,7 @@ def _feedback(
     U = R / pivots
     np.fill_diagonal(U, 0)
     condition = float(H.diagonal().max() + shift.max()) * n / float(pivots.min()) ** 2
-    return H, U, float(np.finfo(np.float64).eps) * condition
+    return H, U, pivots**2, float(np.finfo(np.float64).eps) * condition
 
 
 def _rows(quantized: Quantized, rows: slice) -> Quantized:
@@ -250,8 +253,8 @@ def _excess(
     v: np.ndarray,
     terms: np.ndarray,
     spread: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """By how much each code misses the rounding of v, and how much is allowed, in grid units."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How far each code is from the rounding of v, what is allowed, in grid units, and the step."""
     grid = quantized.grid
     n = order.shape[0]
     own = slice(None) if grid.scale.shape[0] == 1 else rows
@@ -280,7 +283,7 @@ def _excess(
     if grid.bits is not None:
         excess = np.maximum(excess, np.maximum(-codes, 0))
     drift = tie_tolerance(n, np.dtype(quantized.precision)) + spread
-    return excess, drift * (1 + np.abs(zero) + terms / scale)
+    return excess, drift * (1 + np.abs(zero) + terms / scale), scale
 
 
 def _compare_loss(
@@ -290,11 +293,13 @@ def _compare_loss(
     stored = float(quantized.loss)
     if np.isnan(stored) and quantized.method == "nearest":
         return float("nan"), False  # nearest without H stores none
-    _, error, energy = sums
+    _, error, energy, spread, square = sums
     added = quantized.damp * float(error) if np.isfinite(quantized.damp) else 0.0
     size = max(loss + added, 1e-9 * float(energy))
     gap = abs(stored - loss)
     # a factor is exact for a matrix within eps of H, which moves the loss by that much
     backward = 4 * np.finfo(np.float64).eps * float(np.trace(hessian)) * float(error)
-    allowed = _LOSS_RTOL[quantized.precision] * size + backward
+    # eta = W_hat - z with z off by its drift: sum D (eta + drift)^2, the drifts independent
+    drifted = 2 * float(np.sqrt(spread)) + float(square)
+    allowed = _LOSS_RTOL[quantized.precision] * size + backward + drifted
     return (gap / size if size > 0 else gap), not gap <= allowed

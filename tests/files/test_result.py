@@ -160,7 +160,7 @@ def test_no_flipped_byte_of_the_file_changes_a_layer(tmp_path):
         writer.add("a", layer, note="n")
     sound = path.read_bytes()
     rng = np.random.default_rng(1)
-    for position in rng.choice(len(sound), 400, replace=False):
+    for position in rng.choice(len(sound), 150, replace=False):
         mutant = bytearray(sound)
         mutant[position] ^= 1 << rng.integers(8)
         path.write_bytes(mutant)
