@@ -1,4 +1,4 @@
-"""``python -m bench [topic ...] [--quick] [--threads 1,2] [--rounds 5] [--output bench/results]``."""
+"""``python -m bench [topic ...] [--quick] [--threads 1,2] [--rounds 5] [--output folder]``."""
 
 from __future__ import annotations
 

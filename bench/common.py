@@ -352,6 +352,7 @@ def environment() -> dict[str, Any]:
         "tiles_from": select().tiles_from.split(" (")[0],
         "versions": versions,
         "pools": pools,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "environment_variables": sorted(set_here),
     }
 
@@ -365,25 +366,29 @@ class Report:
         self.records: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self.missed: list[str] = []
+        self.where = environment()
 
     def add(self, cells: list[Any], record: dict[str, Any]) -> None:
         """Add a row of the table and the record behind it, and print the row."""
         row = [_cell(c) for c in cells]
         self.rows.append(row)
         self.records.append(record)
-        print(f"  {self.topic}: " + "  ".join(f"{a}={b}" for a, b in zip(self.columns, row)))  # noqa: B905
+        pairs = zip(self.columns, row, strict=True)
+        print("  " + "; ".join(f"{name} {cell}" for name, cell in pairs), flush=True)
 
     def verdict(self, value: float, limit: float | None, what: str) -> str:
-        """Return "<= limit: yes" or "no", and remember the misses."""
-        if limit is None:
-            return "reported"
+        """Return "<= limit: yes" or "NO", and remember the misses."""
+        if limit is None or self.settings.quick:
+            return "–"
         kept = value <= limit
         if not kept:
             self.missed.append(f"{what}: {value:.4g}, limit {limit:g}")
         return f"≤ {limit:g}: {'yes' if kept else 'NO'}"
 
-    def at_least(self, value: float, limit: float, what: str) -> str:
-        """Return ">= limit: yes" or "no", and remember the misses."""
+    def at_least(self, value: float, limit: float | None, what: str) -> str:
+        """Return ">= limit: yes" or "NO", and remember the misses."""
+        if limit is None or self.settings.quick:
+            return "–"
         if value < limit:
             self.missed.append(f"{what}: {value:.4g}, at least {limit:g} wanted")
         return f"≥ {limit:g}: {'yes' if value >= limit else 'NO'}"
@@ -393,12 +398,13 @@ class Report:
         commit += " with uncommitted changes" if where["uncommitted_changes"] else ""
         versions = ", ".join(f"{k} {v}" for k, v in where["versions"].items())
         features = ", ".join(where["features"])
+        load = "" if where["load"] is None else f", load {where['load']:.1f} at the start"
         lines = [f"# {self.title}", ""]
         if self.settings.quick:
             lines += ["**Quick run at small sizes: shows that the suite works, no figures.**", ""]
         lines += [
             f"{where['date']}, commit {commit}, {where['cpu']} ({features}), "
-            f"{where['cores']} cores, Python {where['python']}; {versions}.",
+            f"{where['cores']} cores{load}, Python {where['python']}; {versions}.",
             "",
             "| " + " | ".join(self.columns) + " |",
             "|" + "---|" * len(self.columns),
@@ -413,7 +419,7 @@ class Report:
 
     def write(self) -> None:
         """Write <topic>.json and <topic>.md, each moved in place whole."""
-        where = environment()
+        where = self.where
         folder = self.settings.output
         folder.mkdir(parents=True, exist_ok=True)
         data = {

@@ -128,7 +128,8 @@ def _time(
                         samples["dpotrf"], samples[below["panels"]], strict=True
                     )],
                 ),
-                "floor": below, "floor_samples": {c.name: samples[c.name] for c in floor.contestants},
+                "floor": below,
+                "floor_samples": {one.name: samples[one.name] for one in floor.contestants},
                 "answer": answers[bits, order],
             },
         )  # fmt: skip

@@ -125,7 +125,7 @@ def _search(
     bits, dtype = check_bits(bits), check_scale_dtype(scale_dtype)
     m, n = matrix.shape
     size = check_group_size(group_size, n)
-    if not (np.isscalar(norm) and 0 < float(norm) <= 8):
+    if not (isinstance(norm, (int, float, np.number)) and 0 < float(norm) <= 8):
         raise InvalidArgumentError(
             f"norm must be an exponent in (0, 8]; got norm={norm!r}. GPTQ uses 2.4, the MSE is 2."
         )
@@ -283,7 +283,7 @@ def rms_grid(
     """
     matrix = work_matrix(W)
     bits, dtype = check_bits(bits), check_scale_dtype(scale_dtype)
-    if not (np.isscalar(rho) and 0 < float(rho) < np.inf):  # type: ignore[arg-type]
+    if not (isinstance(rho, (int, float, np.number)) and 0 < float(rho) < np.inf):
         raise InvalidArgumentError(
             f"rho must be positive and finite; got rho={rho!r}. 1.6 suits 2 bits."
         )

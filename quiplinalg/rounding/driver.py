@@ -110,7 +110,7 @@ def round_with_feedback(W: Any, H: Any, method: str, options: Options, backend: 
         rounding=options.rounding,
         order=options.order,
         permutation=None if options.order == "natural" else order,
-        loss=max(loss - damped_part, 0.0),
+        loss=max(float(loss - damped_part), 0.0),
         trace_D=float(D.sum()),
         damp=damp,
         dead=np.flatnonzero(diagonal == 0),

@@ -30,10 +30,12 @@ class Verification:
     ok : bool
         Every check passed.
     codes_wrong : int
-        Codes that are not the rounding of their target, or not on the grid.
+        Codes that are not the rounding of their target, or not on the grid; 0 where ``reason``
+        says why they could not be checked.
     worst : float
         By how much the worst code misses the rounding of its target, in grid units; 0 where all
-        are exact, and at most the tolerance where only ties and rounding errors part them.
+        are exact, and at most the tolerance where only ties and rounding errors part them; NaN
+        where the codes could not be checked.
     first_wrong : (int, int) or None
         Row and column (the caller's) of the first wrong code: of the first bad row, the one
         rounded first, because an error there moves the targets of all that follow.
@@ -119,19 +121,22 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
     _check_shapes(weight, hessian, quantized)
     problem = _objection(quantized, weight.shape[1])
     weight = weight.astype(np.float64, copy=False)
-    order = np.arange(weight.shape[1])
-    U = None
-    if quantized.method != "nearest":
-        if quantized.permutation is not None:
-            order = np.asarray(quantized.permutation, np.int64)
+    n = weight.shape[1]
+    order, U, D, spread = np.arange(n), None, np.zeros(n), 0.0  # v = W
+    if quantized.method != "nearest" and not problem:
+        stored = quantized.permutation
         try:
-            hessian, U, D, spread = _feedback(hessian, order, quantized.damp)
+            hessian, U, D, spread = _feedback(
+                hessian, order if stored is None else np.asarray(stored), quantized.damp
+            )
         except NotPositiveDefiniteError as error:
-            problem = problem or f"with the stored damp {quantized.damp:.6g}, {error}"
-    if U is None:
-        D, spread = np.zeros(weight.shape[1]), 0.0  # v = W
+            problem = f"with the stored damp {quantized.damp:.6g}, {error}"
+        else:
+            order = order if stored is None else np.asarray(stored)
+    checkable = not problem  # else there is nothing to hold the codes against
 
-    wrong, worst, first, sums = 0, 0.0, None, np.zeros(5)
+    wrong, worst, sums = 0, 0.0, np.zeros(5)
+    first: tuple[int, int] | None = None
     reach = 0.0 if U is None else np.sqrt(np.square(U).sum(axis=0))
     for i in range(0, weight.shape[0], _ROWS):
         rows = slice(i, min(i + _ROWS, weight.shape[0]))
@@ -142,7 +147,7 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
         v = w if U is None else w + error @ U
         terms = np.abs(w) + np.sqrt(np.square(error).sum(axis=1, keepdims=True)) * reach
         excess, tolerance, step = _excess(quantized, rows, order, v, terms, spread)
-        bad = ~(excess <= tolerance)
+        bad = ~(excess <= tolerance) & checkable
         wrong += int(bad.sum())
         worst = max(worst, float(excess.max(initial=0.0)))
         if first is None and bad.any():
@@ -158,22 +163,23 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
         )
     loss = max(float(sums[0]), 0.0)
     loss_error, loss_wrong = _compare_loss(quantized, loss, sums, hessian)
-    if wrong and not problem:
+    if first is not None and not problem:
         problem = (
             f"{wrong} of {weight.size} codes are not the rounding of their targets, the first at "
-            f"row {first[0]}, column {first[1]}; the worst is off by {worst:.3g} steps"  # type: ignore[index]
+            f"row {first[0]}, column {first[1]}; the worst is off by {worst:.3g} steps"
         )
     if loss_wrong and not problem:
         problem = f"the stored loss is {quantized.loss:.8g}; recomputed it is {loss:.8g}"
     return Verification(
         ok=not problem,
         codes_wrong=wrong,
-        worst=worst,
+        worst=worst if checkable else float("nan"),
         first_wrong=first,
         loss=loss,
         stored_loss=float(quantized.loss),
         loss_error=loss_error,
-        reason=problem or "every code is the rounding of its target, and the loss is the stored one",
+        reason=problem
+        or "every code is the rounding of its target, and the loss is the stored one",
     )
 
 

@@ -1,0 +1,195 @@
+"""What the commands share: exit codes, errors, tables, JSON lines, a progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, TextIO
+
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "INVALID",
+    "OK",
+    "SOME_FAILED",
+    "USAGE",
+    "Parser",
+    "UsageError",
+    "decibels",
+    "did_you_mean",
+    "emit",
+    "fail",
+    "format_bytes",
+    "format_db",
+    "format_seconds",
+    "note",
+    "print_table",
+    "progress",
+    "silence_output",
+    "warn",
+]
+
+OK, FAILED, USAGE, SOME_FAILED, INVALID, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+# options of other programs, and of the library where the command line has another name
+_ALIASES = {"output": ("OUT.h5",), "force": ("overwrite",), "jobs": ("threads",)}
+
+
+class UsageError(Exception):
+    """The command was not called as it can be; exit code 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises UsageError, and knows what an unknown option means."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See '{self.prog} --help'")
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return the options; UsageError, with a suggestion, for one that there is not."""
+        valid = [name[2:] for action in self._actions for name in action.option_strings]
+        # before argparse, which complains about what is missing before what is unknown
+        for argument in arguments:
+            if argument == "--":
+                break
+            name = argument.partition("=")[0]
+            if name.startswith("--") and name[2:] not in valid:
+                raise UsageError(
+                    f"{self.prog} has no option {name}{did_you_mean(name, valid, '--')}"
+                )
+        options, unknown = self.parse_known_args(arguments)
+        if unknown:
+            self.error(f"expected no more arguments; got {' '.join(unknown)}")
+        return options
+
+
+def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
+    """Return "; did you mean ...?", or a list of what there is."""
+    from quiplinalg.arguments import explain_keyword
+
+    names = {v.replace("-", "_"): v for v in valid if v and not v.startswith("no-")}
+    text = explain_keyword(name, names, _ALIASES)
+    if "did you mean" not in text:
+        return f"; there are {', '.join(prefix + v for v in names.values())}"
+    hints = text.removeprefix("did you mean ").removesuffix("?").split(" or ")
+    for i, hint in enumerate(hints):
+        word = hint.partition(" ")[0].partition("=")[0]
+        if word in names:  # damp=0.01 becomes --damp 0.01
+            value = hint[len(word) :].replace("=", " ", 1).replace('"', "")
+            hints[i] = prefix + names[word] + value
+    return f"; did you mean {' or '.join(hints)}?"
+
+
+def _color(stream: TextIO) -> bool:
+    return bool(
+        stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
+
+
+def _say(kind: str, code: int, message: str) -> None:
+    if _color(sys.stderr):
+        kind = f"\x1b[{code}m{kind}\x1b[0m"
+    print(f"quiplinalg: {kind}: {message}", file=sys.stderr, flush=True)
+
+
+def fail(message: str) -> None:
+    """Print an error on stderr."""
+    _say("error", 31, message)
+
+
+def warn(message: str) -> None:
+    """Print a warning on stderr."""
+    _say("warning", 33, message)
+
+
+def note(message: str) -> None:
+    """Print a line for people on stderr, so that stdout stays for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def silence_output() -> None:
+    """Let nothing more fail on a closed stdout, not even the flush at exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: NaN and infinities are null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not (value - value == 0):
+        return None
+    return value
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Print one JSON object on one line of stdout."""
+    import json
+
+    print(json.dumps({"event": event, **_plain(fields)}, ensure_ascii=False), flush=True)
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
+    """Print a table; the first ``left`` columns are text, the others numbers."""
+    cells = [[str(cell) for cell in row] for row in [headers, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
+    for k, row in enumerate(cells):
+        parts = [
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(parts).rstrip())
+        if k == 0:
+            print("  ".join("-" * width for width in widths))
+
+
+@contextmanager
+def progress(total: int, title: str) -> Iterator[Any]:
+    """Yield a progress bar on stderr, shown on a terminal only."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, desc=title, unit="layer", file=sys.stderr, leave=False, disable=None
+    ) as bar:
+        yield bar
+
+
+def decibels(loss: float, energy: float) -> float:
+    """Return 10 log10(loss / energy); -inf for no loss, NaN for no energy."""
+    import math
+
+    if not energy > 0 or not loss >= 0:
+        return math.nan
+    return 10 * math.log10(loss / energy) if loss > 0 else -math.inf
+
+
+def format_db(value: float) -> str:
+    """Return decibels with two digits, or "-" where there are none."""
+    return "-" if value != value else f"{value:.2f}"
+
+
+def format_seconds(value: float) -> str:
+    """Return seconds with a few digits."""
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+def format_bytes(count: int) -> str:
+    """Return a size for people."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"

@@ -1,0 +1,131 @@
+"""``quiplinalg inspect``: what a problem or a result file holds."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from quiplinalg.cli.common import (
+    INVALID,
+    OK,
+    Parser,
+    decibels,
+    emit,
+    fail,
+    format_bytes,
+    format_db,
+    print_table,
+)
+
+__all__ = ["ABOUT", "add_arguments", "run"]
+
+ABOUT = {"description": "List the layers of a problem or a result file."}
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("file", metavar="FILE.h5")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+
+
+def run(options: Any) -> int:
+    """Run the command."""
+    from quiplinalg.files.elements import read_attribute
+    from quiplinalg.files.guard import format_errors, open_file
+
+    with open_file(options.file) as file, format_errors(options.file):
+        encoding = read_attribute(file, "encoding-type")
+    kinds = {"quiplinalg-problem": _problem, "quiplinalg-result": _result}
+    if encoding not in kinds:
+        fail(
+            f"expected a file with encoding-type {' or '.join(kinds)}; got {encoding!r} in "
+            f"{options.file!r}. ProblemWriter makes problem files of any weights and Hessians"
+        )
+        return INVALID
+    kinds[encoding](options.file, options.json)
+    return OK
+
+
+def _problem(path: str, as_json: bool) -> None:
+    from quiplinalg.files import open_problem
+
+    with open_problem(path) as problem:
+        first: dict[str, str] = {}
+        rows, weights = [], 0
+        for name in problem.names:
+            info = problem.info(name)
+            m, n = info.shape
+            owner = first.setdefault(info.hessian_key, name)
+            shared = None if owner == name else owner
+            weights += m * n
+            samples = "-" if info.n_samples is None else info.n_samples
+            if as_json:
+                emit(
+                    "layer", layer=name, shape=[m, n], dtype=str(info.dtype),
+                    orientation=info.orientation, hessian_dtype=str(info.hessian_dtype),
+                    shares_hessian_of=shared, n_samples=info.n_samples,
+                    normalization=info.normalization,
+                )  # fmt: skip
+            rows.append(
+                (name, shared or "-", f"{m} x {n}", info.dtype, info.hessian_dtype, samples,
+                 info.normalization)
+            )  # fmt: skip
+        size = os.path.getsize(path)
+        if as_json:
+            emit(
+                "summary", kind="problem", layers=len(rows), weights=weights, hessians=len(first),
+                arrays=list(problem.arrays), bytes=size,
+            )  # fmt: skip
+            return
+        headers = ("layer", "H shared with", "shape", "weight", "H", "samples", "normalization")
+        print_table(headers, rows, left=2)
+        print(
+            f"\n{path}: problem file, {format_bytes(size)}, {len(rows)} layers, {weights} weights, "
+            f"{len(first)} Hessians"
+        )
+        if problem.arrays:
+            print(f"other arrays: {', '.join(problem.arrays)}")
+
+
+def _result(path: str, as_json: bool) -> None:
+    from quiplinalg.files import open_result
+
+    with open_result(path) as result:
+        rows, weights, stored = [], 0, 0.0
+        for name in result.names:
+            q = result.layer(name)
+            known = result.attributes(name).get("weight_energy")
+            energy = float(known) if isinstance(known, (int, float)) else float("nan")
+            m, n = q.shape
+            weights += m * n
+            stored += q.bits_per_weight * m * n
+            db = decibels(q.loss, energy)
+            groups = q.grid.scale.shape[1]
+            if as_json:
+                emit(
+                    "layer", layer=name, shape=[m, n], method=q.method, bits=q.grid.bits,
+                    bits_per_weight=q.bits_per_weight, groups=groups, dtype=str(q.codes.dtype),
+                    scale_dtype=str(q.grid.scale.dtype), order=q.order, rounding=q.rounding,
+                    damp=q.damp, loss=q.loss, loss_db=db, near_tie_rows=q.near_tie_rows,
+                    clipped=q.clipped, dead_columns=int(q.dead.size), seed=q.seed,
+                    precision=q.precision,
+                )  # fmt: skip
+            rows.append(
+                (name, q.method, q.order, f"{m} x {n}", q.grid.scale.dtype, q.grid.bits or "any",
+                 f"{q.bits_per_weight:.3f}", groups, f"{q.loss:.4g}", format_db(db))
+            )  # fmt: skip
+        size = os.path.getsize(path)
+        bits = stored / max(weights, 1)
+        if as_json:
+            emit(
+                "summary", kind="result", layers=len(rows), weights=weights,
+                bits_per_weight=bits, bytes=size,
+            )  # fmt: skip
+            return
+        headers = ("layer", "method", "order", "shape", "scales", "bits", "bits/weight", "groups",
+                   "loss", "loss dB")  # fmt: skip
+        print_table(headers, rows, left=3)
+        print(
+            f"\n{path}: result file, {format_bytes(size)}, {len(rows)} layers, {weights} weights, "
+            f"{bits:.3f} bits/weight"
+        )

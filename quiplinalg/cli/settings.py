@@ -1,0 +1,134 @@
+"""The options of ``quantize``, from flags, a TOML file and defaults, in this order."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from quiplinalg.cli.common import Parser, UsageError, did_you_mean
+
+__all__ = ["DEFAULTS", "add_settings", "damping", "settings"]
+
+DEFAULTS: dict[str, Any] = {
+    "method": "ldlq",
+    "bits": None,
+    "group_size": None,
+    "static_groups": False,
+    "sym": False,
+    "clip": "mse",
+    "order": "act",
+    "damp": 0.01,
+    "rounding": "nearest",
+    "seed": None,
+    "include": [],
+    "exclude": [],
+    "threads": None,
+    "overwrite": False,
+}
+_BITS = {"ldlq": 2, "gptq": 4, "nearest": 4}
+
+
+def damping(text: str) -> float | str:
+    """Return "auto", or a fraction."""
+    return text if text == "auto" else float(text)
+
+
+def add_settings(parser: Parser) -> None:
+    """Add the options that a file given with --config may have too."""
+    # every default is None: what the flags do not say, the file may
+    switch = argparse.BooleanOptionalAction
+    add = parser.add_argument
+    add("--method", choices=("nearest", "gptq", "ldlq"), help="default: ldlq")
+    add("--bits", type=int, metavar="N", help="1 to 8; default: 2 for ldlq, 4 for gptq and nearest")
+    add("--group-size", type=int, metavar="N", help="columns that share a scale; default: a row")
+    add("--static-groups", action=switch, help="group scales from the original weights")
+    add("--sym", action=switch, help="a grid symmetric about 0")
+    add("--clip", choices=("mse", "minmax"), help="how the range is chosen; default: mse")
+    add("--order", choices=("natural", "act"), help="of rounding; default: act")
+    add("--damp", type=damping, metavar="FLOAT|auto", help="fraction of mean diag H; default: 0.01")
+    add("--rounding", choices=("nearest", "stochastic"), help="default: nearest")
+    add("--seed", type=int, metavar="N", help="of stochastic rounding")
+    add(
+        "--include",
+        action="append",
+        metavar="GLOB",
+        help="only layers whose name matches, as 'model.*.q_proj' ('*' matches '/' too, case "
+        "matters); repeatable",
+    )
+    add("--exclude", action="append", metavar="GLOB", help="not these layers; repeatable")
+    add("--threads", type=int, metavar="N", help="default: every core")
+    add("--overwrite", action=switch, help="replace OUT.h5 if it exists, in one step at the end")
+    for action in parser._actions:
+        action.default = None if action.dest in DEFAULTS else action.default
+
+
+def settings(parser: Parser, options: argparse.Namespace) -> dict[str, Any]:
+    """Return every setting: flag, else file, else default."""
+    values = dict(DEFAULTS)
+    if options.config is not None:
+        values |= _from_file(parser, Path(options.config))
+    flags = {key: getattr(options, key) for key in DEFAULTS}
+    values |= {key: value for key, value in flags.items() if value is not None}
+    if values["bits"] is None:
+        values["bits"] = _BITS[values["method"]]
+    return values
+
+
+def _from_file(parser: Parser, path: Path) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise UsageError(
+            f"--config must name a TOML file; got {str(path)!r} ({error.strerror}). Check the path"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--config must name a TOML file; got {str(path)!r} ({error}). "
+            "A line looks like: bits = 3"
+        ) from None
+    actions = {a.dest: a for a in parser._actions if a.dest in DEFAULTS}
+    return {
+        name: _value(path, key, value, actions[name])
+        for key, value in table.items()
+        for name in [_known(path, key)]
+    }
+
+
+def _known(path: Path, key: str) -> str:
+    name = key.replace("-", "_")
+    if name not in DEFAULTS:
+        names = [known.replace("_", "-") for known in DEFAULTS]
+        raise UsageError(f"{path} has an unknown key {key!r}{did_you_mean(key, names)}")
+    return name
+
+
+def _value(path: Path, key: str, value: Any, action: argparse.Action) -> Any:
+    """Return a value of the file as the flag would have it."""
+
+    def wrong(expected: str) -> UsageError:
+        return UsageError(f"{path}: {key} must be {expected}; got {key} = {value!r}")
+
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise wrong("true or false")
+        return value
+    if action.dest in ("include", "exclude"):
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+            raise wrong('a list of globs, as ["model.*"]')
+        return values
+    if action.choices is not None:
+        if value not in action.choices:
+            raise wrong("one of " + ", ".join(map(str, action.choices)))
+        return value
+    if action.dest == "damp":
+        if value != "auto" and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise wrong('a number or "auto"')
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise wrong("a whole number")
+    return value

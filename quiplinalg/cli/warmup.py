@@ -1,0 +1,52 @@
+"""``quiplinalg warmup``: compile the kernels once, so that the first real call need not."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from quiplinalg.cli.common import OK, Parser
+
+__all__ = ["ABOUT", "add_arguments", "run", "warm"]
+
+ABOUT = {
+    "description": "Compile the kernels for this machine and cache them, in float32 and float64."
+}
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the options of the command."""
+
+
+def warm(dtypes: tuple[str, ...] = ("float32", "float64")) -> float:
+    """Compile the kernels by small calls of every way to round; return the seconds it took."""
+    import numpy as np
+
+    import quiplinalg as ql
+
+    started = time.perf_counter()
+    rng = np.random.default_rng(0)
+    for name in dtypes:
+        dtype = np.dtype(name)
+        W = rng.standard_normal((5, 24)).astype(dtype)
+        X = rng.standard_normal((64, 24)).astype(dtype)
+        H = X.T @ X / 64
+        unbounded = ql.UniformGrid(np.ones((1, 1), dtype), np.zeros((1, 1), dtype), None)
+        ql.ldlq(W, H)
+        ql.gptq(W, H, sym=True, clip="minmax", order="natural")
+        ql.ldlq(W, H, group_size=8)
+        ql.ldlq(W, H, group_size=8, static_groups=True)
+        for grid in (None, unbounded):
+            ql.ldlq(W, H, grid=grid)
+            ql.ldlq(W, H, grid=grid, rounding="stochastic", seed=0)
+            ql.nearest(W, H, grid=grid)
+            ql.nearest(W, H, grid=grid, rounding="stochastic", seed=0)
+        ql.cholesky(H), ql.ldl(H), ql.udu(H)
+    return time.perf_counter() - started
+
+
+def run(options: Any) -> int:
+    """Run the command."""
+    print("compiling kernels for this machine, once: float32 and float64 ...", flush=True)
+    print(f"ready in {warm():.1f} s")
+    return OK
