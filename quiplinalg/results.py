@@ -154,7 +154,7 @@ class Quantized:
         return total / max(m * n, 1)
 
     def dequantize(self) -> Any:
-        """Return W_hat = scale * (codes - zero), (m, n), in the kind and dtype of the caller's W."""
+        """Return W_hat = scale * (codes - zero), (m, n), in the kind and dtype of W."""
         values = self.__array__(np.dtype(self.precision))
         return values if self.restore is None else self.restore(values)
 
