@@ -41,7 +41,7 @@ _PUBLIC = {
     "open_problem": "files",
     "open_result": "files",
     "pack": "grids.packing",
-    "proxy_loss": "rounding.losses",
+    "proxy_loss": "losses",
     "rms_grid": "grids.search",
     "udu": "factor.udu",
     "unpack": "grids.packing",

@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from quiplinalg.arrays import as_matrix
 from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.grids.apply import dequantize, round_to_grid
 from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.kernels.record import select
+from quiplinalg.losses import proxy_loss
 
 __all__ = ["LDL", "UDU", "Cholesky", "Quantized"]
 
@@ -161,20 +165,10 @@ class Quantized:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("W_hat is computed from the codes: it cannot be had without a copy.")
-        m, n = self.shape
         # float64 on request is exact: scale * (code - zero) has too few digits to be rounded
         wide = dtype is not None and np.dtype(dtype) == np.float64
         kind = np.result_type(self.grid.scale.dtype, np.float64 if wide else np.float32)
-        columns = self.grid.columns(n)
-        out = np.empty((m, n), kind)
-        for i in range(0, m, 256):
-            rows = slice(i, i + 256)
-            own = slice(None) if self.grid.scale.shape[0] == 1 else rows
-            scale, zero = self.grid.scale[own].astype(kind), self.grid.zero[own].astype(kind)
-            if scale.shape[1] > 1:
-                scale, zero = scale[:, columns], zero[:, columns]
-            np.subtract(self.codes[rows], zero, out=out[rows])
-            out[rows] *= scale
+        out = dequantize(self.codes, self.grid, kind)
         return out if dtype is None else out.astype(dtype, copy=False)
 
     def nearest_loss(self, W: Any, H: Any) -> float:
@@ -186,9 +180,14 @@ class Quantized:
         H : array, (n, n)
             What was quantised.
         """
-        from quiplinalg.rounding.nearest import nearest
-
-        return nearest(W, H, grid=self.grid).loss
+        weight = np.ascontiguousarray(as_matrix(W, "W"), self.precision)
+        if weight.shape != self.shape:
+            raise InvalidArgumentError(
+                f"W must be the weight that was quantised, {self.shape}; got {weight.shape}. "
+                "Pass it as it was given then."
+            )
+        codes, _, _ = round_to_grid(weight, self.grid, select())
+        return proxy_loss(dequantize(codes, self.grid, np.dtype(np.float64)), weight, H)
 
     def __repr__(self) -> str:
         m, n = self.shape

@@ -87,10 +87,20 @@ def unpack(packed: np.ndarray, bits: int, n: int) -> np.ndarray:
     n : int
         Codes in a row.
 
+    Returns
+    -------
+    ndarray, (m, n), uint8
+
     Raises
     ------
     InvalidArgumentError, DTypeError
         The width of ``packed`` does not fit n and bits; not a uint8 matrix.
+
+    Examples
+    --------
+    >>> import numpy as np, quiplinalg as ql
+    >>> ql.unpack(np.array([[57, 1]], np.uint8), 2, 5)
+    array([[1, 2, 3, 0, 1]], dtype=uint8)
     """
     _check_bits(bits)
     packed = np.asarray(packed)

@@ -21,6 +21,7 @@ from quiplinalg.factor.damping import damped
 from quiplinalg.factor.hessian_check import symmetric_matrix
 from quiplinalg.factor.orders import rounding_order
 from quiplinalg.factor.tiled import factor_reversed
+from quiplinalg.grids.apply import tie_tolerance
 from quiplinalg.grids.search import fit_groups, stored_grid, work_matrix
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import Kernels, select
@@ -28,16 +29,11 @@ from quiplinalg.parallel import run_all, thread_count
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.options import NORM, Options
 
-__all__ = ["grid_before", "round_with_feedback", "tie_tolerance"]
+__all__ = ["grid_before", "round_with_feedback"]
 
 PANEL = 4  # columns of a packed panel of U
 _WORK_BYTES = 8 << 20  # of rounding targets at a time and thread: most of a share of the L3 cache
 _PANELS_AT_ONCE = 16
-
-
-def tie_tolerance(n: int, dtype: np.dtype) -> float:
-    """Grid units within which a target counts as tied: twice the drift of n rounded sums."""
-    return max(2 * float(np.finfo(dtype).eps) * np.sqrt(max(n, 1)), 1e-12)
 
 
 @dataclass(frozen=True)

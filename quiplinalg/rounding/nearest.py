@@ -9,18 +9,16 @@ import numpy as np
 
 from quiplinalg.arguments import suggest_keywords
 from quiplinalg.arrays import like
+from quiplinalg.grids.apply import round_to_grid
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import select
-from quiplinalg.parallel import run_all
+from quiplinalg.losses import proxy_loss
 from quiplinalg.results import Quantized
-from quiplinalg.rounding.driver import grid_before, tie_tolerance
-from quiplinalg.rounding.losses import proxy_loss
+from quiplinalg.rounding.driver import grid_before
 from quiplinalg.rounding.options import Options
 
 __all__ = ["nearest"]
-
-_ROWS = 64
 
 
 @suggest_keywords()
@@ -78,37 +76,9 @@ def nearest(
     assert found is not None
     if found.scale.dtype == np.float64:
         weight = weight.astype(np.float64, copy=False)
-    kind = weight.dtype
-    codes = np.empty((m, n), found.code_dtype)
-    columns = found.columns(n)
-    scale, zero = (
-        np.broadcast_to(a.astype(kind), (m, a.shape[1])) for a in (found.scale, found.zero)
-    )
     stochastic = rounding == "stochastic"
-    tolerance = tie_tolerance(n, kind)
-
-    def round_rows(i: int) -> tuple[int, int]:
-        rows = slice(i, min(i + _ROWS, m))
-        s, o = scale[rows][:, columns], zero[rows][:, columns]
-        whole = np.floor(o)
-        y = weight[rows] / s + (o - whole)
-        near = 0
-        if stochastic:
-            noise = np.empty((1, n, y.shape[0]), np.float32)
-            kernels.philox(options.philox_key, i, np.arange(n), noise)
-            k = np.floor(y + noise[0].T) + whole
-        else:
-            k = np.rint(y)
-            tied = np.abs(0.5 - np.abs(y - k)) < tolerance
-            y += whole
-            k += whole
-            near = int((tied & (y >= 0) & (y < found.maxq)).any(axis=1).sum())
-        low = 0 if found.bits is not None else -np.inf
-        clipped = int(((k < low) | (k > found.maxq)).sum())
-        codes[rows] = np.clip(k, low, found.maxq)
-        return near, clipped
-
-    counts = run_all(round_rows, [(i,) for i in range(0, m, _ROWS)])
+    key = options.philox_key if stochastic else None
+    codes, near_tie_rows, clipped = round_to_grid(weight, found, kernels, key)
     result = Quantized(
         codes=codes,
         grid=found,
@@ -120,12 +90,12 @@ def nearest(
         trace_D=float("nan"),
         damp=0.0,
         dead=np.empty(0, np.int64),
-        near_tie_rows=sum(near for near, _ in counts),
-        clipped=sum(clipped for _, clipped in counts) / max(m * n, 1),
+        near_tie_rows=near_tie_rows,
+        clipped=clipped / max(m * n, 1),
         seed=seed if stochastic else None,
-        precision=kind.name,
+        precision=weight.dtype.name,
         restore=like(W),
     )
     if H is None:
         return result
-    return replace(result, loss=proxy_loss(result.__array__(kind), W, H))
+    return replace(result, loss=proxy_loss(result.__array__(weight.dtype), W, H))

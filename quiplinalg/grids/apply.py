@@ -1,0 +1,82 @@
+"""Weights to codes and back on a uniform grid, each weight by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.kernels.record import Kernels
+from quiplinalg.parallel import run_all
+
+__all__ = ["dequantize", "round_to_grid", "tie_tolerance"]
+
+_ROWS = 64
+
+
+def tie_tolerance(n: int, dtype: np.dtype) -> float:
+    """Grid units within which a target counts as tied: twice the drift of n rounded sums."""
+    return max(2 * float(np.finfo(dtype).eps) * np.sqrt(max(n, 1)), 1e-12)
+
+
+def round_to_grid(
+    W: np.ndarray, grid: UniformGrid, kernels: Kernels, key: int | None = None
+) -> tuple[np.ndarray, int, int]:
+    """Return (codes, rows near a tie, clipped weights) of rounding W without feedback.
+
+    Parameters
+    ----------
+    W : ndarray, (m, n), float32 or float64
+    grid : UniformGrid
+    kernels : Kernels
+    key : int, optional
+        Philox key for stochastic rounding; None: nearest, ties to even.
+    """
+    m, n = W.shape
+    kind = W.dtype
+    codes = np.empty((m, n), grid.code_dtype)
+    columns = grid.columns(n)
+    tolerance = tie_tolerance(n, kind)
+    low = 0 if grid.bits is not None else -np.inf
+
+    def round_rows(i: int) -> tuple[int, int]:
+        rows = slice(i, min(i + _ROWS, m))
+        s, o = (a[:, columns] for a in _rows_of(grid, rows, kind))
+        whole = np.floor(o)
+        y = W[rows] / s + (o - whole)
+        near = 0
+        if key is None:
+            k = np.rint(y)
+            tied = np.abs(0.5 - np.abs(y - k)) < tolerance
+            y += whole
+            near = int((tied & (y >= low) & (y < grid.maxq)).any(axis=1).sum())
+        else:
+            noise = np.empty((1, n, y.shape[0]), np.float32)
+            kernels.philox(key, i, np.arange(n), noise)
+            k = np.floor(y + noise[0].T)
+        k += whole
+        clipped = int(((k < low) | (k > grid.maxq)).sum())
+        codes[rows] = np.clip(k, low, grid.maxq)
+        return near, clipped
+
+    counts = run_all(round_rows, [(i,) for i in range(0, m, _ROWS)])
+    return codes, sum(near for near, _ in counts), sum(clipped for _, clipped in counts)
+
+
+def dequantize(codes: np.ndarray, grid: UniformGrid, dtype: np.dtype) -> np.ndarray:
+    """Return W_hat = scale * (codes - zero), (m, n), computed in dtype."""
+    m, n = codes.shape
+    columns = grid.columns(n)
+    out = np.empty((m, n), dtype)
+    for i in range(0, m, _ROWS):
+        rows = slice(i, min(i + _ROWS, m))
+        s, o = _rows_of(grid, rows, dtype)
+        if s.shape[1] > 1:
+            s, o = s[:, columns], o[:, columns]
+        np.subtract(codes[rows], o, out=out[rows])
+        out[rows] *= s
+    return out
+
+
+def _rows_of(grid: UniformGrid, rows: slice, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    own = slice(None) if grid.scale.shape[0] == 1 else rows
+    return grid.scale[own].astype(dtype), grid.zero[own].astype(dtype)
