@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from quiplinalg.arrays import as_matrix, check_finite, like, to_numpy, work_dtype
+from quiplinalg.arrays import as_matrix, check_finite, to_numpy, work_dtype
 from quiplinalg.errors import (
     BackendUnavailableError,
     DTypeError,
     InvalidArgumentError,
     NonFiniteError,
 )
+from quiplinalg.restore import like
 
 W = np.arange(12, dtype=np.float64).reshape(3, 4) / 8
 

@@ -18,8 +18,8 @@ ROOT = Path(ql.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # Each layer may import itself and what stands before it.
 LAYERS = (
-    "errors", "arguments", "arrays", "parallel", "reference", "kernels", "losses", "grids",
-    "results", "factor", "rounding", "files", "cli",
+    "errors", "arguments", "foreign", "arrays", "restore", "parallel", "reference", "kernels",
+    "losses", "grids", "results", "factor", "rounding", "files", "cli",
 )  # fmt: skip
 
 

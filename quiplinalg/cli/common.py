@@ -16,8 +16,10 @@ __all__ = [
     "OK",
     "SOME_FAILED",
     "USAGE",
+    "Interrupts",
     "Parser",
     "UsageError",
+    "announced",
     "decibels",
     "did_you_mean",
     "emit",
@@ -111,6 +113,58 @@ def warn(message: str) -> None:
 def note(message: str) -> None:
     """Print a line for people on stderr, so that stdout stays for results."""
     print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def announced() -> Iterator[None]:
+    """Say on stderr that kernels are compiled, where the block takes longer than with a cache."""
+    import threading
+
+    text = "compiling kernels for this machine, once: later calls take them from a cache ..."
+    timer = threading.Timer(1.5, note, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class Interrupts:
+    """Ctrl-C that cannot get lost.
+
+    Python drops a KeyboardInterrupt raised inside a callback of its own (a weak reference, say):
+    the flag stays, and the next `check` raises it again.  SIGTERM is treated alike, so that a
+    batch system that ends the job leaves no temporary file.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        import signal
+        import threading
+
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._raise)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        import signal
+
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _raise(self, number: int, frame: object) -> NoReturn:
+        self.seen = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was one."""
+        if self.seen:
+            raise KeyboardInterrupt
 
 
 def silence_output() -> None:

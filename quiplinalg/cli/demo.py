@@ -11,10 +11,10 @@ from quiplinalg.cli.common import (
     OK,
     Parser,
     UsageError,
+    announced,
     decibels,
     format_bytes,
     format_db,
-    note,
     print_table,
 )
 
@@ -63,10 +63,10 @@ def run(options: Any) -> int:
         "layers,\nits Hessians from the training digits, accuracy on 450 held-out ones."
     )
     sys.stdout.flush()
-    note("compiling kernels for this machine, once: later calls take them from a cache ...")
     from quiplinalg.cli.warmup import warm
 
-    warm(("float32",))
+    with announced():
+        warm(("float32",))
     with open_problem(data) as problem:
         _compare(problem, options.output)
     command = os.path.basename(sys.argv[0] or "quiplinalg")

@@ -27,9 +27,8 @@ def run(options: Any) -> int:
         return OK
     width = max(map(len, facts))
     for key, value in facts.items():
-        print(
-            f"{key.replace('_', ' '):{width}}  {value if not isinstance(value, list) else ' '.join(value)}"
-        )
+        text = " ".join(value) if isinstance(value, list) else value
+        print(f"{key.replace('_', ' '):{width}}  {text}")
     return OK
 
 

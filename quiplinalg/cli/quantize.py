@@ -12,6 +12,7 @@ from quiplinalg.cli.common import (
     FAILED,
     OK,
     SOME_FAILED,
+    Interrupts,
     Parser,
     UsageError,
     decibels,
@@ -84,7 +85,7 @@ def run(options: Any) -> int:
     try:
         keywords = _keywords(chosen)
         threads = num_threads(chosen["threads"]) if chosen["threads"] is not None else nullcontext()
-        with threads:
+        with threads:  # is the count one?
             pass
     except InvalidArgumentError as error:
         raise UsageError(str(error)) from None
@@ -147,7 +148,7 @@ def _select(problem: ProblemReader, include: list[str], exclude: list[str]) -> l
             if not matches(pattern):
                 some = ", ".join(problem.names[:5]) + (", ..." if len(problem.names) > 5 else "")
                 message = (
-                    f"--{option} must match a layer; got {pattern!r}, which matches none of {some}. "
+                    f"--{option} must match a layer; got {pattern!r}, which fits none of {some}. "
                     f"'quiplinalg inspect {problem.path}' lists them all"
                 )
                 if option == "include":
@@ -203,8 +204,8 @@ def _quantize(
     started = time.perf_counter()
     try:
         with ResultWriter(options.output, overwrite=chosen["overwrite"]) as writer:
-            with progress(len(infos), chosen["method"]) as bar:
-                _layers(options, chosen, keywords, problem, infos, writer, done, failed, bar)
+            with Interrupts() as interrupts, progress(len(infos), chosen["method"]) as bar:
+                for name, message in _layers(chosen, keywords, problem, infos, writer, done):
             if not done:
                 raise _NothingToWrite
     except _NothingToWrite:
@@ -364,8 +365,8 @@ def _report(
     if failed and done:
         note(
             f"quiplinalg: {len(failed)} of {len(failed) + len(done)} layers FAILED and are NOT in "
-            f"{options.output}: {', '.join(failed)}. Mend them as the errors above say (--damp auto "
-            "where H is not positive definite), then run these alone with --include"
+            f"{options.output}: {', '.join(failed)}. Mend them as the errors above say (--damp "
+            "auto where H is not positive definite), then run these alone with --include"
         )
     elif failed:
         note(

@@ -154,5 +154,15 @@ def open_problem(path: str | os.PathLike, *, limits: Limits | None = None) -> Pr
     ------
     FormatError
         Not a problem file, of a newer version, damaged, or with links into other files.
+
+    Examples
+    --------
+    >>> import os, tempfile, numpy as np, quiplinalg as ql
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.h5")
+    >>> with ql.ProblemWriter(path) as file:
+    ...     file.add("dense", np.ones((2, 3)), np.eye(3), n_samples=100)
+    >>> with ql.open_problem(path) as file:
+    ...     file.names, file.weight("dense").shape
+    (('dense',), (2, 3))
     """
     return ProblemReader(path, limits)

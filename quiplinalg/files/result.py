@@ -204,5 +204,15 @@ def open_result(path: str | os.PathLike, *, limits: Limits | None = None) -> Res
     ------
     FormatError
         Not a result file, of a newer version, damaged, or with links into other files.
+
+    Examples
+    --------
+    >>> import os, tempfile, numpy as np, quiplinalg as ql
+    >>> path = os.path.join(tempfile.mkdtemp(), "result.h5")
+    >>> with ql.ResultWriter(path) as file:
+    ...     file.add("dense", ql.ldlq(np.ones((2, 3)), np.eye(3)))
+    >>> with ql.open_result(path) as file:
+    ...     file.layer("dense").codes.shape
+    (2, 3)
     """
     return ResultReader(path, limits)

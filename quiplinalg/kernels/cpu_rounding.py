@@ -36,7 +36,8 @@ def load(W, first, columns, Z):
                         j = columns[c]
                         rows[r, c] = source[j] if j >= 0 else 0
                 else:
-                    rows[r] = 0
+                    for c in range(N):
+                        rows[r, c] = 0
             for c in range(N):
                 for r in range(height):
                     Z[t, c, r0 + r] = rows[r, c]
@@ -70,8 +71,10 @@ def accumulate(F, Z, U, c0, c1):
     tiles, N, lanes = Z.shape
     f, e = F.reshape(-1), Z.reshape(-1)
     f_tile = F.shape[1] * lanes
-    for t in range(tiles):
-        F[t, : c1 - c0] = Z[t, c0:c1]
+    for t in range(tiles):  # in a loop: a slice assignment takes seconds to compile
+        source, target = Z[t, c0:c1].reshape(-1), F[t].reshape(-1)
+        for i in range((c1 - c0) * lanes):
+            target[i] = source[i]
     for k0 in range(0, c0, _STEPS):
         steps = min(_STEPS, c0 - k0)
         for t in range(tiles):

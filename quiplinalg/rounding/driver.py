@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.arrays import like
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import damped
 from quiplinalg.factor.hessian_check import symmetric_matrix
@@ -26,6 +25,7 @@ from quiplinalg.grids.search import fit_groups, stored_grid, work_matrix
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.parallel import run_all, thread_count
+from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.options import NORM, Options
 

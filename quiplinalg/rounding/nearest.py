@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arguments import suggest_keywords
-from quiplinalg.arrays import like
 from quiplinalg.grids.apply import round_to_grid
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import select
 from quiplinalg.losses import proxy_loss
+from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.driver import grid_before
 from quiplinalg.rounding.options import Options

@@ -143,9 +143,9 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
         w = weight[rows][:, order]
         # W_hat as the library rounds it, in the precision of the targets
         rounded = _rows(quantized, rows).__array__(np.dtype(quantized.precision))
-        error = w - rounded[:, order].astype(np.float64)
-        v = w if U is None else w + error @ U
-        terms = np.abs(w) + np.sqrt(np.square(error).sum(axis=1, keepdims=True)) * reach
+        E = w - rounded[:, order].astype(np.float64)
+        v = w if U is None else w + E @ U
+        terms = np.abs(w) + np.sqrt(np.square(E).sum(axis=1, keepdims=True)) * reach
         excess, tolerance, step = _excess(quantized, rows, order, v, terms, spread)
         bad = ~(excess <= tolerance) & checkable
         wrong += int(bad.sum())
@@ -155,10 +155,10 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
             first = (i + row, int(order[np.argmax(bad[row])]))
         drift = tolerance * step
         sums += (
-            np.einsum("ij,ij->", error @ hessian, error),
-            np.square(error).sum(),
-            np.einsum("ij,ij->", w @ hessian, w),
-            np.square(D * (v - w + error) * drift).sum(),
+            ((E @ hessian) * E).sum(),
+            np.square(E).sum(),
+            ((w @ hessian) * w).sum(),
+            np.square(D * (v - w + E) * drift).sum(),
             (D * np.square(drift)).sum(),
         )
     loss = max(float(sums[0]), 0.0)

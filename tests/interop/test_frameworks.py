@@ -14,8 +14,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from quiplinalg.arrays import as_matrix, like, to_numpy
+from quiplinalg.arrays import as_matrix, to_numpy
 from quiplinalg.errors import BackendUnavailableError, DTypeError
+from quiplinalg.restore import like
 
 # Exact in every float format there is, float8_e5m2 too.
 VALUES = np.arange(12.0).reshape(3, 4) % 5 / 2

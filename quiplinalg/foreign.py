@@ -1,0 +1,257 @@
+"""Arrays of other libraries: what they are, where they live, and how NumPy reads them.
+
+No framework is imported here: an array of a framework brings its module along, so whatever is
+needed is already in ``sys.modules``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from quiplinalg.errors import BackendUnavailableError, DTypeError, InvalidArgumentError
+
+__all__ = [
+    
+    "check_dtype",
+    "float_or_none",
+    "kind_of",
+    "library_of",
+    "named_dtype",
+    "read",
+    "refuse_devices",
+    "refuse_kinds",
+    "short",
+    "unwrap",
+,
+]
+
+# DLPack device types whose memory the host can read: CPU, CUDA pinned, ROCm pinned.
+_HOST_DEVICES = frozenset({1, 3, 11})
+_DEVICE_NAMES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "CUDA managed"}
+# Floats narrower than float16 that np.asarray may refuse; the names are those of ml_dtypes.
+_NARROW_FLOATS = ("bfloat16", "float8", "float6", "float4")
+
+
+def library_of(x: Any) -> str:
+    """Return the top-level package that defines the type of `x` ("torch", "mlx", ...)."""
+    names = [cls.__module__.partition(".")[0] for cls in type(x).__mro__]
+    return next((n for n in ("torch", "tensorflow", "mlx") if n in names), names[0])
+
+
+def unwrap(x: Any) -> Any:
+    """Return the backend's tensor inside a Keras variable; anything else as it is."""
+    if type(x).__module__.partition(".")[0] == "keras":
+        value = getattr(x, "value", None)
+        return x if value is None or callable(value) else value
+    return x
+
+
+def refuse_kinds(x: Any, name: str) -> None:
+    """Raise for what looks like an array and is none: tracers, masks, sparse storage."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise DTypeError(
+            f"{name} must be a plain array; got a masked array, and a mask has no meaning for a "
+            f"weight or a Hessian. Fill it ({name}.filled(0)) or drop the masked samples first."
+        )
+    if isinstance(x, np.matrix):
+        raise DTypeError(
+            f"{name} must be a plain array; got an np.matrix, whose * is a matrix product. "
+            f"Pass np.asarray({name})."
+        )
+    if isinstance(x, np.ndarray):
+        return
+    kind = type(x)
+    names = [cls.__name__ for cls in kind.__mro__]
+    if any(n.endswith("Tracer") for n in names):
+        raise DTypeError(
+            f"{name} must hold numbers; got a {kind.__name__}, which stands for an array while a "
+            "function is being traced. Call this function outside jit, vmap and grad, or wrap it "
+            "in jax.pure_callback."
+        )
+    if (
+        any(n in ("FakeTensor", "KerasTensor", "SymbolicTensor") for n in names)
+        or getattr(getattr(x, "device", None), "type", None) == "meta"
+    ):
+        raise DTypeError(
+            f"{name} must hold numbers; got a {kind.__name__} without data (a symbolic or meta "
+            "tensor). Load the weights first, and call this function outside tracing."
+        )
+    layout = str(getattr(x, "layout", ""))
+    if (
+        "sparse" in layout
+        or "SparseTensor" in names
+        or (not hasattr(x, "__array__") and (hasattr(x, "todense") or hasattr(x, "tocsr")))
+    ):
+        fix = (
+            "to_dense" if "sparse" in layout else "toarray" if hasattr(x, "toarray") else "todense"
+        )
+        raise DTypeError(
+            f"{name} must be a dense array; got a sparse {kind.__module__}.{kind.__name__}. "
+            f"Pass {name}.{fix}()."
+        )
+
+
+def refuse_devices(x: Any, name: str) -> None:
+    """Raise if the memory of `x` is not the host's."""
+    where = _device_of(x)
+    if where:
+        library = library_of(x)
+        copy = {
+            "torch": f"{name}.detach().cpu()",
+            "cupy": f"cupy.asnumpy({name})",
+            "numba": f"{name}.copy_to_host()",
+            "jax": f"jax.device_get({name})",
+            "jaxlib": f"jax.device_get({name})",
+            "tensorflow": f"{name}.numpy()",
+        }.get(library, f"{name}.cpu() or your library's own call")
+        raise BackendUnavailableError(
+            f"{name} must be in host memory; got a {type(x).__module__}.{type(x).__name__} on "
+            f"{where}. Nothing is moved between devices silently, and no backend for that device "
+            f"is available yet (a CuPy one is to come as the extras cuda12 and cuda13): "
+            f"copy it yourself, with {copy}."
+        )
+
+
+def _device_of(x: Any) -> str:
+    """Return the name of the accelerator that holds `x`, or "" for the host."""
+    if isinstance(x, np.ndarray):
+        return ""
+    if hasattr(x, "__dlpack_device__"):
+        try:
+            kind, number = (int(v) for v in x.__dlpack_device__())
+        except Exception:  # sharded or exotic arrays: ask for the platforms below
+            pass
+        else:
+            # MLX memory is unified: the host reads it in place although it says Metal.
+            if kind in _HOST_DEVICES or library_of(x) == "mlx":
+                return _text_device(x)
+            return f"{_DEVICE_NAMES.get(kind, f'DLPack type {kind}')} device {number}"
+    elif hasattr(x, "__cuda_array_interface__"):
+        return "CUDA"
+    devices = getattr(x, "devices", None)
+    if callable(devices):  # JAX: a set of devices, each with its platform
+        try:
+            platforms = {getattr(d, "platform", "cpu") for d in devices()}
+        except Exception:
+            platforms = set()
+        return ", ".join(sorted(platforms - {"cpu"}))
+    place = getattr(getattr(x, "device", None), "type", "cpu")
+    return place if isinstance(place, str) and place not in ("cpu", "meta") else _text_device(x)
+
+
+def _text_device(x: Any) -> str:
+    """Return a TensorFlow device string that names an accelerator, or ""."""
+    device = getattr(x, "device", "")
+    return device if isinstance(device, str) and ("GPU" in device or "TPU" in device) else ""
+
+
+def read(x: Any, name: str) -> np.ndarray:
+    """Read host memory: detach, np.asarray, the bits of narrow floats, or DLPack."""
+    if getattr(x, "requires_grad", False) is True:
+        x = x.detach()
+    try:
+        if _numpy_reads(x):
+            return np.asarray(x)
+        if hasattr(x, "__dlpack__"):
+            return np.from_dlpack(x)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        bits = _read_bits(x)
+        if bits is not None:
+            return bits
+        if isinstance(x, list | tuple) and "inhomogeneous" in str(error):
+            raise InvalidArgumentError(
+                f"{name} must be rectangular; got nested lists whose rows differ in length. "
+                "Give every row the same number of values."
+            ) from None
+        if "device" in str(error):
+            raise BackendUnavailableError(
+                f"{name} must be in host memory; {type(x).__module__}.{type(x).__name__} says: "
+                f"{error} Nothing is moved between devices silently: copy it to the CPU yourself."
+            ) from error
+        raise DTypeError(
+            f"{name} must be an array of floats; got a {type(x).__module__}.{type(x).__name__} "
+            f"that NumPy cannot read ({error}). Pass {name} as a float32 array."
+        ) from error
+    raise DTypeError(
+        f"{name} must be an array of floats; got {name}={short(x)} of type "
+        f"{type(x).__name__}. Pass an array with __array__, __dlpack__ or the buffer protocol, "
+        "or nested lists of floats."
+    )
+
+
+def _numpy_reads(x: Any) -> bool:
+    """Tell whether np.asarray reads `x` by a protocol instead of wrapping it as an object."""
+    if isinstance(x, list | tuple | int | float | complex | np.generic):
+        return True
+    if isinstance(x, str | bytes) or x is None:
+        return False
+    if any(hasattr(x, p) for p in ("__array__", "__array_interface__", "__array_struct__")):
+        return True
+    try:
+        memoryview(x).release()
+    except (TypeError, ValueError, BufferError):
+        return library_of(x) == "mlx"  # MLX exports no buffer for bfloat16: the bits are read
+    return True
+
+
+def _read_bits(x: Any) -> np.ndarray | None:
+    """Read a bfloat16 or float8 array through an unsigned view of its bits; None if it is none."""
+    dtype = named_dtype(getattr(x, "dtype", None))
+    if dtype is None or not dtype.name.startswith(_NARROW_FLOATS):
+        return None
+    module: Any = sys.modules.get("mlx.core" if library_of(x) == "mlx" else library_of(x))
+    unsigned: Any = getattr(module, f"uint{8 * dtype.itemsize}", None)
+    if unsigned is None:
+        return None
+    return np.asarray(x.view(unsigned)).view(dtype)
+
+
+def named_dtype(dtype: Any) -> np.dtype | None:
+    """Return the NumPy or ml_dtypes float dtype of a framework's dtype, by name; else None."""
+    if dtype is None or isinstance(dtype, np.dtype):
+        return None if dtype is None else float_or_none(dtype)
+    text = str(getattr(dtype, "name", None) or str(dtype).rpartition(".")[2])
+    if text.startswith(_NARROW_FLOATS):
+        import ml_dtypes
+
+        kind = getattr(ml_dtypes, text, None)
+        return None if kind is None else np.dtype(kind)
+    return np.dtype(text) if text in ("float16", "float32", "float64") else None
+
+
+def kind_of(dtype: np.dtype) -> str:
+    """Return "float", "integer" or "" for the dtypes of NumPy and ml_dtypes."""
+    if dtype.type.__module__ == "ml_dtypes":
+        return "integer" if "int" in dtype.name else "float" if "complex" not in dtype.name else ""
+    return {"f": "float", "i": "integer", "u": "integer", "b": "integer"}.get(dtype.kind, "")
+
+
+def float_or_none(dtype: np.dtype) -> np.dtype | None:
+    return dtype if kind_of(dtype) == "float" else None
+
+
+def check_dtype(dtype: np.dtype, name: str, integers: bool) -> None:
+    kind = kind_of(dtype)
+    if kind == "float" or (kind == "integer" and integers):
+        return
+    fix = {
+        "c": f"Pass {name}.real if the imaginary part is zero; complex layers are not supported.",
+        "O": f"Some element is no number; build {name} with dtype=float.",
+        "U": f"Convert the text yourself: {name}.astype(float).",
+        "S": f"Convert the text yourself: {name}.astype(float).",
+    }.get(dtype.kind, f"Pass {name} as float32 or float64.")
+    if kind == "integer":
+        fix = (
+            f"Pass {name}.astype(numpy.float32) if these are the values, or dequantize first if "
+            "they are codes."
+        )
+    wanted = "real numbers" if integers else "floating-point numbers"
+    raise DTypeError(f"{name} must hold {wanted}; got {name}.dtype={dtype}. {fix}")
+
+
+def short(x: Any) -> str:
+    text = repr(x)
+    return text if len(text) <= 40 else text[:37] + "..."
