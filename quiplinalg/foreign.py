@@ -14,7 +14,6 @@ import numpy as np
 from quiplinalg.errors import BackendUnavailableError, DTypeError, InvalidArgumentError
 
 __all__ = [
-    
     "check_dtype",
     "float_or_none",
     "kind_of",
@@ -25,7 +24,6 @@ __all__ = [
     "refuse_kinds",
     "short",
     "unwrap",
-,
 ]
 
 # DLPack device types whose memory the host can read: CPU, CUDA pinned, ROCm pinned.

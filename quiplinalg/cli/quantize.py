@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quiplinalg.cli.common import (
@@ -18,19 +17,15 @@ from quiplinalg.cli.common import (
     decibels,
     emit,
     fail,
-    format_bytes,
-    format_db,
-    format_seconds,
-    note,
     print_table,
     progress,
     warn,
 )
+from quiplinalg.cli.report import report
 from quiplinalg.cli.settings import add_settings, settings
 
 if TYPE_CHECKING:
     from quiplinalg.files import ProblemReader, ResultWriter
-    from quiplinalg.results import Quantized
 
 __all__ = ["ABOUT", "add_arguments", "run"]
 
@@ -54,17 +49,6 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
     parser.set_defaults(parser=parser)
-
-
-@dataclass
-class Layer:
-    """One row of the report."""
-
-    name: str
-    quantized: Quantized
-    energy: float
-    nearest_loss: float
-    seconds: float
 
 
 class _NothingToWrite(Exception):
@@ -199,120 +183,83 @@ def _quantize(
 ) -> int:
     from quiplinalg.files import ResultWriter
 
+    done: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
-    done: list[Layer] = []
+    kept: tuple[str | None, Any] = (None, None)
     started = time.perf_counter()
     try:
         with ResultWriter(options.output, overwrite=chosen["overwrite"]) as writer:
             with Interrupts() as interrupts, progress(len(infos), chosen["method"]) as bar:
-                for name, message in _layers(chosen, keywords, problem, infos, writer, done):
+                for name, info in infos.items():
+                    if kept[0] != info.hessian_key:
+                        kept = (None, None)  # before the next is read: one H in memory
+                        kept = (info.hessian_key, problem.hessian(name))
+                    facts = _layer(name, problem.weight(name), kept[1], chosen, keywords, writer)
+                    interrupts.check()
+                    for line in facts["warnings"]:
+                        bar.clear()
+                        warn(f"layer {name!r}: {line}")
+                    if "error" in facts:
+                        failed[name] = facts["error"]
+                        bar.clear()
+                        fail(f"layer {name!r}: {failed[name]}")
+                    else:
+                        done.append(facts)
+                    if options.json:
+                        emit("layer_failed" if "error" in facts else "layer", **facts)
+                    bar.update()
+                interrupts.check()
             if not done:
                 raise _NothingToWrite
     except _NothingToWrite:
         pass
-    _report(options, chosen, done, failed, time.perf_counter() - started)
+    report(options.output, options.json, done, failed, time.perf_counter() - started)
     return OK if not failed else SOME_FAILED if done else FAILED
 
 
-def _layers(
-    options: Any,
+def _layer(
+    name: str,
+    W: Any,
+    H: Any,
     chosen: dict[str, Any],
     keywords: dict[str, Any],
-    problem: ProblemReader,
-    infos: dict[str, Any],
     writer: ResultWriter,
-    done: list[Layer],
-    failed: dict[str, str],
-    bar: Any,
-) -> None:
-    """Quantise each layer into the writer; note those that fail."""
+) -> dict[str, Any]:
+    """Quantise a layer into the writer; return what there is to say, with "error" if it failed."""
     import warnings
 
-    from quiplinalg.errors import FormatError, QuipLinalgError
-
-    kept: tuple[str | None, Any] = (None, None)
-    for name, info in infos.items():
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                if kept[0] != info.hessian_key:
-                    kept = (None, None)  # before the next is read: one H in memory
-                    kept = (info.hessian_key, problem.hessian(name))
-                layer = _one(name, problem.weight(name), kept[1], chosen["method"], keywords)
-            except FormatError:
-                raise  # nothing of a damaged file is to be trusted
-            except QuipLinalgError as error:
-                failed[name] = _explain(error)
-        messages = [str(w.message) for w in caught]
-        for message in messages:
-            bar.clear()
-            warn(f"layer {name!r}: {message}")
-        if name in failed:
-            bar.clear()
-            fail(f"layer {name!r}: {failed[name]}")
-            if options.json:
-                emit("layer_failed", layer=name, error=failed[name], warnings=messages)
-        else:
-            # the seconds stay out of the file: the same input makes the same bytes
-            extra = {"clip": chosen["clip"], "weight_energy": layer.energy}
-            writer.add(name, layer.quantized, nearest_loss=layer.nearest_loss, **extra)
-            if options.json:
-                emit("layer", **_fields(layer), warnings=messages)
-            done.append(_slim(layer))
-        bar.update()
-
-
-def _one(name: str, W: Any, H: Any, method: str, keywords: dict[str, Any]) -> Layer:
     import quiplinalg
     from quiplinalg.cli.losses import energy, nearest_loss
+    from quiplinalg.errors import QuipLinalgError
 
-    started = time.perf_counter()
-    quantized = getattr(quiplinalg, method)(W, H, **keywords)
-    seconds = time.perf_counter() - started
-    plain = method == "nearest" and quantized.rounding == "nearest"
-    other = quantized.loss if plain else nearest_loss(W, H, quantized.grid)
-    return Layer(name, quantized, energy(W, H), other, seconds)
-
-
-def _slim(layer: Layer) -> Layer:
-    """The layer without its codes' memory: the report needs none of it."""
-    layer.quantized = _Report(layer.quantized)  # type: ignore[assignment]
-    return layer
-
-
-class _Report:
-    """What the report says of a quantised layer."""
-
-    def __init__(self, q: Quantized):
-        self.loss, self.bits_per_weight = q.loss, q.bits_per_weight
-        self.near_tie_rows, self.shape = q.near_tie_rows, q.shape
-
-
-def _explain(error: Exception) -> str:
-    from quiplinalg.errors import NotPositiveDefiniteError
-
-    text = str(error)
-    if isinstance(error, NotPositiveDefiniteError):
-        text = text.replace('pass damp="auto"', "pass --damp auto").replace(
-            "Raise damp", "Raise --damp"
-        )
-    return text
-
-
-def _fields(layer: Layer) -> dict[str, Any]:
-    q = layer.quantized
-    return {
-        "layer": layer.name,
-        "shape": list(q.shape),
-        "method": q.method,
+    method = chosen["method"]
+    facts: dict[str, Any] = {"layer": name, "shape": list(W.shape)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            started = time.perf_counter()
+            q = getattr(quiplinalg, method)(W, H, **keywords)
+            seconds = time.perf_counter() - started
+        except QuipLinalgError as error:
+            facts["error"] = _explain(error)
+    facts["warnings"] = [str(w.message) for w in caught]
+    if "error" in facts:
+        return facts
+    total = energy(W, H)
+    plain = method == "nearest" and q.rounding == "nearest"
+    other = q.loss if plain else nearest_loss(W, H, q.grid)
+    # the seconds stay out of the file: the same input makes the same bytes
+    writer.add(name, q, clip=chosen["clip"], weight_energy=total, nearest_loss=other)
+    return facts | {
+        "method": method,
         "bits": q.grid.bits,
         "bits_per_weight": q.bits_per_weight,
         "loss": q.loss,
-        "loss_db": decibels(q.loss, layer.energy),
-        "nearest_loss": layer.nearest_loss,
-        "nearest_db": decibels(layer.nearest_loss, layer.energy),
-        "weight_energy": layer.energy,
-        "seconds": layer.seconds,
+        "loss_db": decibels(q.loss, total),
+        "nearest_loss": other,
+        "nearest_db": decibels(other, total),
+        "weight_energy": total,
+        "seconds": seconds,
         "near_tie_rows": q.near_tie_rows,
         "clipped": q.clipped,
         "dead_columns": int(q.dead.size),
@@ -320,56 +267,10 @@ def _fields(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _report(
-    options: Any, chosen: dict[str, Any], done: list[Layer], failed: dict[str, str], seconds: float
-) -> None:
-    energy = sum(layer.energy for layer in done)
-    total = {
-        "loss_db": decibels(sum(layer.quantized.loss for layer in done), energy),
-        "nearest_db": decibels(sum(layer.nearest_loss for layer in done), energy),
-    }
-    weights = sum(layer.quantized.shape[0] * layer.quantized.shape[1] for layer in done)
-    bits = sum(
-        layer.quantized.bits_per_weight * layer.quantized.shape[0] * layer.quantized.shape[1]
-        for layer in done
-    ) / max(weights, 1)
-    size = os.path.getsize(options.output) if done else 0
-    if options.json:
-        emit(
-            "summary",
-            layers=len(done),
-            failed=list(failed),
-            **total,
-            bits_per_weight=bits,
-            near_tie_rows=sum(layer.quantized.near_tie_rows for layer in done),
-            seconds=seconds,
-            output=os.path.abspath(options.output) if done else None,
-            bytes=size,
-        )
-    elif done:
-        rows: list[tuple[object, ...]] = [
-            (
-                layer.name,
-                f"{layer.quantized.bits_per_weight:.3f}",
-                format_db(decibels(layer.quantized.loss, layer.energy)),
-                format_db(decibels(layer.nearest_loss, layer.energy)),
-                format_seconds(layer.seconds),
-            )
-            for layer in done
-        ]
-        both = (format_db(total["loss_db"]), format_db(total["nearest_db"]))
-        rows.append((f"all {len(done)}", f"{bits:.3f}", *both, format_seconds(seconds)))
-        print_table(("layer", "bits/weight", "loss dB", "nearest dB", "seconds"), rows)
-        print(f"\n{os.path.abspath(options.output)}: {format_bytes(size)}, {len(done)} layers")
-        print("loss relative to tr(W H W^T), lower is better; nearest on the same grid")
-    if failed and done:
-        note(
-            f"quiplinalg: {len(failed)} of {len(failed) + len(done)} layers FAILED and are NOT in "
-            f"{options.output}: {', '.join(failed)}. Mend them as the errors above say (--damp "
-            "auto where H is not positive definite), then run these alone with --include"
-        )
-    elif failed:
-        note(
-            f"quiplinalg: all {len(failed)} layers failed; {options.output} was not written. "
-            "Mend them as the errors above say"
-        )
+def _explain(error: Exception) -> str:
+    from quiplinalg.errors import NotPositiveDefiniteError
+
+    text = str(error)
+    if isinstance(error, NotPositiveDefiniteError):  # the remedy, as it is typed here
+        text = text.replace('damp="auto"', "--damp auto").replace("Raise damp", "Raise --damp")
+    return text

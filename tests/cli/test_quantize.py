@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from quiplinalg import ldlq, num_threads, open_problem, open_result
+from quiplinalg import ldlq, open_problem, open_result
 from quiplinalg.cli.main import main
 from quiplinalg.files import ProblemWriter, ResultWriter
 
@@ -278,8 +277,6 @@ def test_same_bytes_for_any_number_of_threads(problem, tmp_path):
         assert main(["quantize", problem, path, "--threads", threads]) == 0
     first, second = (open(path, "rb").read() for path in files)
     assert first == second
-    with num_threads(1):
-        pass
 
 
 def start(problem, out, cwd):
@@ -294,12 +291,12 @@ def start(problem, out, cwd):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize("number, code", [(2, 130), (15, 130), (9, -9)])
 def test_interrupted_runs_leave_no_result(tmp_path, number, code):
     rng = np.random.default_rng(0)
     with ProblemWriter(tmp_path / "in.h5") as writer:
         writer.add("a", rng.standard_normal((64, 128)), spd(128))
-        for k in range(400):
+        for k in range(300):
             writer.add(f"b{k}", rng.standard_normal((64, 128)), shared_hessian_of="a")
     out = tmp_path / "out.h5"
     process = start(str(tmp_path / "in.h5"), str(out), os.getcwd())
@@ -309,8 +306,8 @@ def test_interrupted_runs_leave_no_result(tmp_path, number, code):
     _, error = process.communicate(timeout=60)
     assert process.returncode == code, error
     assert not out.exists()
-    if number == signal.SIGINT:
-        assert "interrupted" in error and "Traceback" not in error
+    if code == 130:
+        assert "quiplinalg: error: interrupted" in error
         assert not list(tmp_path.glob(".out*"))
 
 
