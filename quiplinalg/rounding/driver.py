@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -47,7 +47,11 @@ class Plan:
     damping: np.ndarray  # (N,) float64
     spans: list[tuple[int, int]]  # blocks of work columns
     group: np.ndarray  # (N,) int32 group of each work column
-    groups: int
+
+    @property
+    def groups(self) -> int:
+        """The number of groups of columns."""
+        return int(self.group.max(initial=0)) + 1
 
 
 def round_with_feedback(W: Any, H: Any, method: str, options: Options, backend: str) -> Quantized:
@@ -64,9 +68,9 @@ def round_with_feedback(W: Any, H: Any, method: str, options: Options, backend: 
     options.check_grid(m, n)
     diagonal = hessian.diagonal()
     order = rounding_order(options.order, diagonal)
-    grid, dynamic = grid_before(weight, options, kernels)
-    if grid is not None and grid.scale.dtype == np.float64:
+    if options.grid is not None and options.grid.scale.dtype == np.float64:
         weight = weight.astype(np.float64, copy=False)
+    dynamic = options.grid is None and options.group_size is not None and not options.static_groups
 
     factor, damp, shift = damped(
         lambda shift: factor_reversed(hessian, order, shift, kernels), diagonal, options.damp
@@ -82,22 +86,30 @@ def round_with_feedback(W: Any, H: Any, method: str, options: Options, backend: 
     full_D, full_damping = np.zeros(place.shape), np.zeros(place.shape)
     full_D[real], full_damping[real] = D[place[real]], shift[columns[real]]
     if dynamic:
-        size = options.group_size or 1
-        group, groups = np.where(real, place // size, 0), -(-n // size)
+        group = np.where(real, place // (options.group_size or 1), 0)
+    elif options.grid is not None:
+        group = np.where(real, options.grid.columns(n)[columns], 0)
     else:
-        assert grid is not None
-        group, groups = np.where(real, grid.columns(n)[columns], 0), grid.scale.shape[1]
-    plan = Plan(weight, columns, U, full_D, full_damping, spans, group.astype(np.int32), groups)
-    rounder = _Rounder(plan, grid, options, kernels)
-    rounder.run()
-    if grid is None:
-        index = np.empty(n, np.int32)
-        index[columns[real]] = group[real]
-        grid = stored_grid(
-            rounder.scale, rounder.zero, options.bits, options.sym, np.dtype(np.float32), index
-        )
+        group = np.where(real, columns // (options.group_size or max(n, 1)), 0)
+    plan = Plan(weight, columns, U, full_D, full_damping, spans, group.astype(np.int32))
 
-    loss, damped_part = rounder.sums
+    clips = ("mse", "minmax") if options.clip == "best" else (options.clip,)
+    rounder, *others = [
+        _Rounder(plan, None if dynamic else grid_before(weight, tried, kernels), tried, kernels)
+        for tried in (replace(options, clip=clip) for clip in clips)
+    ]
+    for other in others:
+        rounder.keep_better_rows(other)
+    grid = options.grid
+    if grid is None:
+        index = None
+        if rounder.scale.shape[1] > 1:
+            index = np.empty(n, np.int32)
+            index[columns[real]] = group[real]
+        dtype = np.dtype(np.float32)
+        grid = stored_grid(rounder.scale, rounder.zero, options.bits, options.sym, dtype, index)
+
+    loss, damped_part = rounder.row_loss.sum(axis=0)  # in the order of rows, whoever rounded them
     stochastic = options.rounding == "stochastic"
     return Quantized(
         codes=rounder.codes,
@@ -113,29 +125,25 @@ def round_with_feedback(W: Any, H: Any, method: str, options: Options, backend: 
         near_tie_rows=0
         if stochastic
         else int((rounder.ties < tie_tolerance(n, weight.dtype)).sum()),
-        clipped=rounder.clipped / max(m * n, 1),
+        clipped=float(rounder.row_clipped.sum()) / max(m * n, 1),
         seed=options.seed if stochastic else None,
         precision=weight.dtype.name,
         restore=like(W),
     )
 
 
-def grid_before(
-    weight: np.ndarray, options: Options, kernels: Kernels
-) -> tuple[UniformGrid | None, bool]:
-    """Return the grid, or (None, True) where groups are to be fitted while rounding."""
+def grid_before(weight: np.ndarray, options: Options, kernels: Kernels) -> UniformGrid:
+    """Return the grid that was given, or the one fitted to the original weights."""
     if options.grid is not None:
-        return options.grid, False
+        return options.grid
     n = weight.shape[1]
-    if options.group_size is not None and not options.static_groups:
-        return None, True
     size = options.group_size or max(n, 1)
     dtype = np.dtype(np.float32)
     scale, zero = fit_groups(
         weight, options.bits, options.sym, options.clip == "mse", NORM, dtype, size, kernels
     )
     index = (np.arange(n) // size).astype(np.int32) if scale.shape[1] > 1 else None
-    return stored_grid(scale, zero, options.bits, options.sym, dtype, index), False
+    return stored_grid(scale, zero, options.bits, options.sym, dtype, index)
 
 
 def _layout(
@@ -184,9 +192,7 @@ class _Rounder:
         self.high = kind.type(np.inf if bits is None else 2**bits - 1)
         self.low = kind.type(0 if bits is not None else -np.inf)
         self.codes = np.empty((m, n), np.int32 if bits is None else np.uint8)
-        self.sums = np.zeros(2)
         self.ties = np.full(m, 0.5)
-        self.clipped = 0.0
         if grid is None:
             self.scale = np.ones((m, plan.groups), kind)
             self.zero = np.zeros((m, plan.groups), kind)
@@ -196,8 +202,17 @@ class _Rounder:
             self.zero = np.broadcast_to(grid.zero.astype(kind, copy=False), shape)
         self.row_loss = np.zeros((m, 2))
         self.row_clipped = np.zeros(m)
+        self._run()
 
-    def run(self) -> None:
+    def keep_better_rows(self, other: _Rounder) -> None:
+        """Take the rows whose loss is smaller in another rounding of the same plan."""
+        better = np.subtract(*other.row_loss.T) < np.subtract(*self.row_loss.T)
+        for name in ("codes", "scale", "zero", "ties", "row_loss", "row_clipped"):
+            mine = np.array(getattr(self, name))
+            mine[better] = getattr(other, name)[better]
+            setattr(self, name, mine)
+
+    def _run(self) -> None:
         m, N = self.plan.W.shape[0], self.plan.columns.shape[0]
         if m == 0 or N == 0:
             return
@@ -226,9 +241,6 @@ class _Rounder:
                 self._rows(first * lanes, Z[:used], C[:used], F[:used])
 
         run_all(work, [()] * workers)
-        # summed over rows in their order, whoever rounded them
-        self.sums = self.row_loss.sum(axis=0)
-        self.clipped = float(self.row_clipped.sum())
 
     def _rows(self, first: int, Z: np.ndarray, C: np.ndarray, F: np.ndarray) -> None:
         plan, kernels = self.plan, self.kernels

@@ -58,7 +58,8 @@ def ldlq(
         Grid symmetric about 0.
     clip : str
         "mse" searches the range of least sum |error|**2.4 per row (min-max grids collapse at 2
-        bits); "minmax" spans the weights.
+        bits where weights have outliers); "minmax" spans the weights; "best" rounds with both and
+        keeps the better of each row by its loss under H, for a second feedback pass.
     order : str
         "act" rounds columns by descending diagonal of H; "natural" from 0 to n-1.  Codes always
         come back in the caller's column order.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arguments import suggest_keywords
+from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.grids.apply import round_to_grid
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.grids.uniform import UniformGrid
@@ -68,12 +69,16 @@ def nearest(
         bits=bits, grid=grid, group_size=group_size, static_groups=True, sym=sym, clip=clip,
         order="natural", damp=0.0, rounding=rounding, seed=seed, block=None,
     )  # fmt: skip
+    if clip == "best":
+        raise InvalidArgumentError(
+            "clip must be 'mse' or 'minmax' without feedback; got clip='best'. It compares losses "
+            "that only rounding with feedback gives."
+        )
     kernels = select(backend)
     weight = work_matrix(W)
     m, n = weight.shape
     options.check_grid(m, n)
-    found, _ = grid_before(weight, options, kernels)
-    assert found is not None
+    found = grid_before(weight, options, kernels)
     if found.scale.dtype == np.float64:
         weight = weight.astype(np.float64, copy=False)
     stochastic = rounding == "stochastic"

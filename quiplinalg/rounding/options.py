@@ -13,7 +13,7 @@ from quiplinalg.grids.uniform import UniformGrid
 
 __all__ = ["CLIPS", "NORM", "ROUNDINGS", "Options"]
 
-CLIPS = ("mse", "minmax")
+CLIPS = ("mse", "minmax", "best")
 ROUNDINGS = ("nearest", "stochastic")
 NORM = 2.4  # exponent of the clip search, as in the GPTQ code
 

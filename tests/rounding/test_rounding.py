@@ -332,3 +332,24 @@ def test_proxy_loss():
     assert ql.proxy_loss(V, p.W, p.H) == pytest.approx(reference.proxy_loss(V, p.W, p.H), rel=1e-12)
     with pytest.raises(ql.InvalidArgumentError, match="W_hat and W must be"):
         ql.proxy_loss(V.T, p.W, p.H)
+
+
+@pytest.mark.parametrize("kwargs", ({}, dict(group_size=8), dict(group_size=8, static_groups=True)),
+                         ids=str)  # fmt: skip
+def test_clip_best_keeps_the_better_of_each_row(kwargs):
+    p = make_problem(40, 48, 0, 2, "outlier", "heavy")
+    mse, minmax, best = (
+        ql.ldlq(p.W, p.H, clip=clip, **kwargs) for clip in ("mse", "minmax", "best")
+    )
+
+    def rows(q):
+        return np.array([ql.proxy_loss(q.dequantize()[i : i + 1], p.W[i : i + 1], p.H)
+                         for i in range(40)])  # fmt: skip
+
+    assert np.allclose(rows(best), np.minimum(rows(mse), rows(minmax)), rtol=1e-9)
+    assert abs(best.loss / rows(best).sum() - 1) <= 1e-9
+    taken = (best.grid.scale == mse.grid.scale).all(axis=1)
+    assert 0 < taken.sum() < 40 and (best.codes[taken] == mse.codes[taken]).all()
+    assert (best.codes[~taken] == minmax.codes[~taken]).all()
+    with pytest.raises(ql.InvalidArgumentError, match="without feedback"):
+        ql.nearest(p.W, p.H, clip="best")
