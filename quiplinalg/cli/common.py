@@ -97,7 +97,12 @@ def _color(stream: TextIO) -> bool:
 def _say(kind: str, code: int, message: str) -> None:
     if _color(sys.stderr):
         kind = f"\x1b[{code}m{kind}\x1b[0m"
-    print(f"quiplinalg: {kind}: {message}", file=sys.stderr, flush=True)
+    print(f"quiplinalg: {kind}: {_harmless(message)}", file=sys.stderr, flush=True)
+
+
+def _harmless(text: str) -> str:
+    """The text with control characters escaped: names in a file must not drive the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def fail(message: str) -> None:
@@ -112,7 +117,7 @@ def warn(message: str) -> None:
 
 def note(message: str) -> None:
     """Print a line for people on stderr, so that stdout stays for results."""
-    print(message, file=sys.stderr, flush=True)
+    print(_harmless(message), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -197,7 +202,7 @@ def emit(event: str, **fields: Any) -> None:
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
     """Print a table; the first ``left`` columns are text, the others numbers."""
-    cells = [[str(cell) for cell in row] for row in [headers, *rows]]
+    cells = [[_harmless(str(cell)) for cell in row] for row in [headers, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     for k, row in enumerate(cells):
         parts = [

@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         fail(str(error))
         return USAGE
     except KeyboardInterrupt:
-        fail("interrupted; no file was written or changed")
+        fail("interrupted; nothing half-written is left")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone: `quiplinalg inspect | head`
         silence_output()

@@ -14,6 +14,7 @@ from quiplinalg.cli.common import (
     Interrupts,
     Parser,
     UsageError,
+    announced,
     decibels,
     emit,
     fail,
@@ -186,6 +187,8 @@ def _quantize(
     done: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     kept: tuple[str | None, Any] = (None, None)
+    with announced():
+        _compile(chosen["method"], keywords, infos)
     started = time.perf_counter()
     try:
         with ResultWriter(options.output, overwrite=chosen["overwrite"]) as writer:
@@ -215,6 +218,20 @@ def _quantize(
         pass
     report(options.output, options.json, done, failed, time.perf_counter() - started)
     return OK if not failed else SOME_FAILED if done else FAILED
+
+
+def _compile(method: str, keywords: dict[str, Any], infos: dict[str, Any]) -> None:
+    """Load or compile the kernels by small calls, so that no layer's seconds have it in them."""
+    import numpy as np
+
+    import quiplinalg
+
+    kinds = {
+        (info.dtype == np.float64, info.hessian_dtype == np.float64) for info in infos.values()
+    }
+    for pair in sorted(kinds):
+        W, H = (np.eye(4, dtype=np.float64 if wide else np.float32) for wide in pair)
+        getattr(quiplinalg, method)(W, H, **keywords)
 
 
 def _layer(

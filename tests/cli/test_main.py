@@ -86,6 +86,15 @@ def test_inspect(problem, tmp_path, capsys):
     assert layer["loss_db"] < 0 and summary["kind"] == "result"
 
 
+def test_names_do_not_drive_the_terminal(tmp_path, capsys):
+    with ProblemWriter(tmp_path / "in.h5") as writer:
+        writer.add("a\x1b[2Jb", np.ones((2, 3)), np.eye(3))
+    assert main(["inspect", str(tmp_path / "in.h5")]) == 0
+    assert main(["quantize", str(tmp_path / "in.h5"), str(tmp_path / "out.h5")]) == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text and "a\\x1b[2Jb" in text
+
+
 def test_inspect_refuses_other_files(tmp_path, capsys):
     import h5py
 
