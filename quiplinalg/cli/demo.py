@@ -33,7 +33,7 @@ ABOUT = {
 _METHODS: dict[str, dict[str, str]] = {
     "nearest": {"clip": "minmax"},
     "gptq": {"clip": "minmax", "order": "natural"},  # the plain algorithm
-    "ldlq": {},
+    "ldlq": {"clip": "best"},
 }
 _BITS = (4, 3, 2)
 

@@ -227,7 +227,8 @@ def mse_grid(
     Notes
     -----
     80 ranges p * [xmin, xmax], p = 1, 0.99 .. 0.21, the first of the best.  The sum is compared
-    with a relative accuracy of about 1e-5.  At most 80 m n evaluations; most ranges stop early.
+    with a relative accuracy of about 1e-5 (2e-4 at worst).  At most 80 m n evaluations; most ranges
+    are given up early.
 
     Examples
     --------

@@ -14,7 +14,9 @@ from quiplinalg.kernels.cpu_tile import jit, rint
 __all__ = ["fit"]
 
 _SHRINKS = 80  # ranges tried by the clip search: p = 1, 0.99 .. 0.21
-_SAMPLE = 256  # elements of a row on which all ranges are tried first
+_BUCKETS = 16  # of elements by the share of the range they need
+_SAMPLE = 256  # elements of a row on which every fourth range is tried first
+_STRIDE = 4
 _CHUNK = 256  # elements between two looks at whether a range has already lost
 
 
@@ -86,30 +88,76 @@ def _stored(x, significant):
     return type(x)(rint(x / step) * step)
 
 
+@jit(fastmath={"reassoc", "contract", "nsz"})
+def _chunk_error_inside(x, inverse):
+    """Sum |error|**2.4 where no x is clipped, so that every error is at most half a step.
+
+    |e|**2.4 = e**2 P(|e|) on [0, 1/2], P by minimax: 4e-6 off on average, 2e-4 at most, of the
+    mean of |e|**2.4.
+    """
+    f = np.float32
+    total = f(0)
+    for k in range(x.size):
+        t = x[k] * inverse
+        e = abs(t - rint(t))
+        power = f(16.22999265)
+        power = power * e + f(-30.26203595)
+        power = power * e + f(23.03467374)
+        power = power * e + f(-9.541039415)
+        power = power * e + f(2.939474396)
+        power = power * e + f(0.1782818076)
+        total += e * e * power
+    return total
+
+
 @jit()
-def _error(x, inverse, zero, maxq, norm, limit):
-    """Sum |x - grid(x)|**norm, or infinity as soon as it is known to pass limit."""
+def _error(x, clipped, inverse, zero, maxq, norm, limit):
+    """Sum |x - grid(x)|**norm, or infinity as soon as it is known to pass limit.
+
+    Only the first ``clipped`` elements may lie beyond the ends of the grid.
+    """
     weight = (1.0 / np.float64(inverse)) ** norm
     total = 0.0
-    for j in range(0, x.size, _CHUNK):
-        total += weight * _chunk_error(x[j : j + _CHUNK], inverse, zero, maxq, norm)
+    for j in range(0, clipped, _CHUNK):
+        part = x[j : min(j + _CHUNK, clipped)]
+        total += weight * _chunk_error(part, inverse, zero, maxq, norm)
+        if total > limit:
+            return np.inf
+    for j in range(clipped, x.size, _CHUNK):
+        total += weight * _chunk_error_inside(x[j : j + _CHUNK], inverse)
         if total > limit:
             return np.inf
     return total
 
 
 @jit()
-def _large_first(row, reach, x):
-    """x = row / reach, the elements beyond a third of the reach first: clipping costs them most."""
-    front, back = 0, x.size
+def _far_first(row, least, most, x, start):
+    """x = row / reach by descending share of the range that an element needs, in 16 buckets.
+
+    start[b] is where the elements begin that a range of b/16 surely holds.  The far ones come first
+    because clipping costs them most.
+    """
+    reach = max(most, -least)
+    upper = np.float32(_BUCKETS / most) if most > 0 else np.float32(0)
+    lower = np.float32(_BUCKETS / least) if least < 0 else np.float32(0)
+    bucket = np.empty(row.size, np.uint8)
+    for j in range(row.size):  # without a branch: the sign of a weight cannot be predicted
+        w = np.float32(row[j])
+        share = max(w * upper, w * lower)
+        bucket[j] = np.uint8(min(share, np.float32(_BUCKETS - 0.5)))
+    count = np.zeros(_BUCKETS, np.int64)
     for j in range(row.size):
-        value = np.float32(row[j] / reach)
-        if abs(value) > np.float32(0.35):
-            x[front] = value
-            front += 1
-        else:
-            back -= 1
-            x[back] = value
+        count[bucket[j]] += 1
+    place = np.empty(_BUCKETS, np.int64)
+    at = 0
+    for b in range(_BUCKETS - 1, -1, -1):  # bucket b holds shares of b/16 to (b + 1)/16
+        place[b] = start[b + 1] = at
+        at += count[b]
+    start[0] = at
+    inverse = np.float32(1 / reach)
+    for j in range(row.size):
+        x[place[bucket[j]]] = np.float32(row[j]) * inverse
+        place[bucket[j]] += 1
 
 
 @jit()
@@ -134,6 +182,7 @@ def fit(X, maxq, symmetric, clip, norm, significant, scale, zero):
     rows, n = X.shape
     kind = X.dtype.type
     x = np.empty(n, np.float32)
+    start = np.zeros(_BUCKETS + 1, np.int64)
     f = np.float32
     for i in range(rows):
         least, most = kind(0), kind(0)
@@ -150,22 +199,30 @@ def fit(X, maxq, symmetric, clip, norm, significant, scale, zero):
         s, o = _range_at(0, least, most, maxq, symmetric, significant)
         if clip and s > 0:
             reach = max(most, -least)
-            _large_first(X[i], reach, x)
+            _far_first(X[i], least, most, x, start)
+            # a symmetric grid covers half the range of a row of one sign: all may be clipped there
+            known = norm == 2.4 and not (symmetric and least == 0)
             sample = x[:: max(1, n // _SAMPLE)].copy()
             guess, best, best_shrink = 0, np.inf, _SHRINKS
-            for turn in range(2 * _SHRINKS):
-                # First all ranges on a sample: the best one there, tried first on the whole row,
-                # ends most of the others early.
-                shrink = turn % _SHRINKS
-                if turn == _SHRINKS:
+            for turn in range(-_SHRINKS // _STRIDE, _SHRINKS):
+                # First a few ranges on a sample: the best one there, tried first on the whole
+                # row, ends most of the others early.
+                if turn == 0:
                     guess, best, best_shrink = best_shrink, np.inf, _SHRINKS
-                if turn >= _SHRINKS:
-                    shrink = guess if shrink == 0 else (shrink - 1 if shrink <= guess else shrink)
-                y = sample if turn < _SHRINKS else x
+                if turn < 0:
+                    shrink = -_STRIDE * turn - 1
+                else:
+                    shrink = guess if turn == 0 else (turn - 1 if turn <= guess else turn)
+                y, clipped = sample, sample.size
+                if turn >= 0:
+                    y, clipped = x, n
+                    if known:  # a scale rounded to float16 may end a little before the range
+                        held = ((100 - shrink) * _BUCKETS) // 100 - (1 if significant > 0 else 0)
+                        clipped = start[held]
                 s1, o1 = _range_at(shrink, least, most, maxq, symmetric, significant)
                 if not s1 > 0:
                     continue
-                total = _error(y, f(reach / s1), f(o1), f(maxq), f(norm), best)
+                total = _error(y, clipped, f(reach / s1), f(o1), f(maxq), f(norm), best)
                 if total < best or (total == best and shrink < best_shrink):
                     best, best_shrink, s, o = total, shrink, s1, o1
         scale[i], zero[i] = s, o
