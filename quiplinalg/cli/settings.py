@@ -44,7 +44,7 @@ def add_settings(parser: Parser) -> None:
     add("--group-size", type=int, metavar="N", help="columns that share a scale; default: a row")
     add("--static-groups", action=switch, help="group scales from the original weights")
     add("--sym", action=switch, help="a grid symmetric about 0")
-    add("--clip", choices=("mse", "minmax"), help="how the range is chosen; default: mse")
+    add("--clip", choices=("mse", "minmax", "best"), help="how the range is chosen; default: mse")
     add("--order", choices=("natural", "act"), help="of rounding; default: act")
     add("--damp", type=damping, metavar="FLOAT|auto", help="fraction of mean diag H; default: 0.01")
     add("--rounding", choices=("nearest", "stochastic"), help="default: nearest")

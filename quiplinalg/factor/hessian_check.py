@@ -57,10 +57,10 @@ def symmetric_matrix(H: Any, name: str, kernels: Kernels) -> np.ndarray:
             "A second moment has no negative diagonal: check its sign and how it was accumulated.",
             name,
         )
-    for index in np.flatnonzero(diagonal == 0):
-        if matrix[index].any():
+    for dead in np.flatnonzero(diagonal == 0):
+        if matrix[dead].any():
             raise NotPositiveDefiniteError(
-                int(index),
+                int(dead),
                 0.0,
                 "Its diagonal is zero but its row is not: check how the matrix was accumulated.",
                 name,

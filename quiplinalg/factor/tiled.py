@@ -84,7 +84,7 @@ def factor_reversed(
         With the row of the caller's H and the pivot there.
     """
     n = H.shape[0]
-    A = np.zeros((n, n), dtype)
+    A: np.ndarray = np.zeros((n, n), dtype)
     permuted = shift[order]
     tasks = [(H, order, permuted, A, j, min(j + _ROWS, n)) for j in range(0, n, _ROWS)]
     run_all(kernels.reverse_rows, tasks)

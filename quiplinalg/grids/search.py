@@ -130,10 +130,7 @@ def _search(
             f"norm must be an exponent in (0, 8]; got norm={norm!r}. GPTQ uses 2.4, the MSE is 2."
         )
     if per_tensor:
-        if group_size is not None:
-            raise InvalidArgumentError(
-                f"per_tensor=True takes no groups; got group_size={group_size}. Drop one of them."
-            )
+        _refuse_groups(group_size)
         matrix, size = matrix.reshape(1, m * n), max(m * n, 1)
     scale, zero = fit_groups(matrix, bits, bool(sym), clip, float(norm), dtype, size, kernels)
     index = None
@@ -245,10 +242,11 @@ def rms_grid(
     bits: int,
     *,
     rho: float,
+    group_size: int | None = None,
     per_tensor: bool = False,
     scale_dtype: Any = np.float32,
 ) -> UniformGrid:
-    """Return the grid of levels s (2k / maxq - 1), s = rho * RMS, per row or for all of W.
+    """Return the grid of levels s (2k / maxq - 1), s = rho * RMS, per row, group or tensor.
 
     Parameters
     ----------
@@ -258,6 +256,8 @@ def rms_grid(
     rho : float
         Half the range in units of the RMS.  For Gaussian weights with LDLQ feedback about 1.6,
         2.1 and 2.65 at 2, 3 and 4 bits; QuIP's code has 2.4 throughout.
+    group_size : int, optional
+        Columns of a group; the last may be smaller.  None: one scale per row.
     per_tensor : bool
         One scale for all of W, as in QuIP.
     scale_dtype : dtype
@@ -288,13 +288,28 @@ def rms_grid(
         raise InvalidArgumentError(
             f"rho must be positive and finite; got rho={rho!r}. 1.6 suits 2 bits."
         )
+    m, n = matrix.shape
+    size = check_group_size(group_size, n)
     if per_tensor:
-        matrix = matrix.reshape(1, -1)
-    peak = np.abs(matrix).max(axis=1, initial=0, keepdims=True).astype(np.float64)
-    peak[peak == 0] = 1.0  # a row of zeros gets a step of rho, as good as any
-    mean = np.square(matrix / peak).mean(axis=1, keepdims=True) if matrix.size else peak * 0
-    rms = np.where(mean > 0, np.sqrt(mean) * peak, 1.0)
+        _refuse_groups(group_size)
+        matrix, size = matrix.reshape(1, m * n), max(m * n, 1)
+    groups = max(1, -(-matrix.shape[1] // size))
+    rms = np.ones((matrix.shape[0], groups))  # zeros alone get a step of rho, as good as any
+    for g in range(groups):
+        part = matrix[:, g * size : (g + 1) * size]
+        peak = np.abs(part).max(axis=1, initial=0).astype(np.float64)
+        live = peak > 0
+        part, peak = part[live].astype(np.float64), peak[live]
+        rms[live, g] = peak * np.sqrt(np.square(part / peak[:, None]).mean(axis=1))
     maxq = 2**bits - 1
     with np.errstate(over="ignore", under="ignore"):
         scale = (2 * rho * rms / maxq).astype(dtype)
-    return UniformGrid(scale, np.full_like(scale, maxq / 2), bits, None, "rms")
+    index = (np.arange(n) // size).astype(np.int32) if groups > 1 else None
+    return UniformGrid(scale, np.full_like(scale, maxq / 2), bits, index, "rms")
+
+
+def _refuse_groups(group_size: int | None) -> None:
+    if group_size is not None:
+        raise InvalidArgumentError(
+            f"per_tensor=True takes no groups; got group_size={group_size}. Drop one of them."
+        )

@@ -66,6 +66,15 @@ def test_rms_levels_are_symmetric_without_a_zero():
     scale, zero = reference.rms_grid(W, 2, 1.6)
     assert np.allclose(grid.scale, scale, rtol=1e-14) and (grid.zero == zero).all()
     assert ql.rms_grid(W, 2, rho=1.6, per_tensor=True).scale.shape == (1, 1)
+    grid = ql.rms_grid(W, 2, rho=1.6, group_size=20, scale_dtype=np.float64)
+    assert grid.scale.shape == (3, 3) and (grid.columns(50) == np.arange(50) // 20).all()
+    for g in range(3):
+        alone = ql.rms_grid(W[:, 20 * g : 20 * g + 20], 2, rho=1.6, scale_dtype=np.float64)
+        assert (alone.scale[:, 0] == grid.scale[:, g]).all()
+    assert np.asarray(ql.nearest(W, grid=grid)).shape == W.shape
+    assert (ql.rms_grid(np.zeros((2, 3)), 2, rho=1.5).scale == 1).all()
+    with pytest.raises(ql.InvalidArgumentError, match="takes no groups"):
+        ql.rms_grid(W, 2, rho=1.6, per_tensor=True, group_size=5)
 
 
 @pytest.mark.parametrize("scale_dtype", (np.float16, np.float32, np.float64))
