@@ -136,8 +136,8 @@ def _compare(problem: ProblemReader, output: str) -> None:
     floats = sum(W.size * 4 for W, _ in layers.values())
     print(
         f"bytes: codes, scales and zeros ({floats} in float32). nearest and gptq: min-max grids, "
-        "natural order;\nldlq: columns of large H first, and of each row the better of a clipped and a "
-        "min-max grid."
+        "natural order;\nldlq: columns of large H first, and of each row the better of a "
+        "clipped and a min-max grid."
     )
 
 
