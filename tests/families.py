@@ -36,7 +36,7 @@ def spd_families(n: int, seed: int = 0) -> dict[str, np.ndarray]:
         "identity": np.eye(n),
         "near overflow": families["geometric spectrum"] * 1e300,
         "near underflow": families["arithmetic spectrum"] * 1e-290,
-        "graded": np.diag(2.0 ** -k) @ (np.eye(n) + 0.3 / max(n, 1)) @ np.diag(2.0**-k),
+        "graded": np.diag(2.0**-k) @ (np.eye(n) + 0.3 / max(n, 1)) @ np.diag(2.0**-k),
         "Kac-Murdock-Szego": 0.9 ** np.abs(i - j),
         "minij": np.minimum(i, j) + 1.0,
         "Moler": np.where(i == j, i + 1.0, np.minimum(i, j) - 1.0),

@@ -19,7 +19,6 @@ __all__ = [
     "Interrupts",
     "Parser",
     "UsageError",
-    "announced",
     "decibels",
     "did_you_mean",
     "emit",
@@ -118,21 +117,6 @@ def warn(message: str) -> None:
 def note(message: str) -> None:
     """Print a line for people on stderr, so that stdout stays for results."""
     print(_harmless(message), file=sys.stderr, flush=True)
-
-
-@contextmanager
-def announced() -> Iterator[None]:
-    """Say on stderr that kernels are compiled, where the block takes longer than with a cache."""
-    import threading
-
-    text = "compiling kernels for this machine, once: later calls take them from a cache ..."
-    timer = threading.Timer(1.5, note, [text])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 class Interrupts:

@@ -11,7 +11,6 @@ from quiplinalg.cli.common import (
     OK,
     Parser,
     UsageError,
-    announced,
     decibels,
     format_bytes,
     format_db,
@@ -65,8 +64,7 @@ def run(options: Any) -> int:
     sys.stdout.flush()
     from quiplinalg.cli.warmup import warm
 
-    with announced():
-        warm(("float32",))
+    warm(("float32",))
     with open_problem(data) as problem:
         _compare(problem, options.output)
     command = os.path.basename(sys.argv[0] or "quiplinalg")

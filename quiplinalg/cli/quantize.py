@@ -14,7 +14,6 @@ from quiplinalg.cli.common import (
     Interrupts,
     Parser,
     UsageError,
-    announced,
     decibels,
     emit,
     fail,
@@ -187,8 +186,7 @@ def _quantize(
     done: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     kept: tuple[str | None, Any] = (None, None)
-    with announced():
-        _compile(chosen["method"], keywords, infos)
+    _compile(chosen["method"], keywords, infos)
     started = time.perf_counter()
     try:
         with ResultWriter(options.output, overwrite=chosen["overwrite"]) as writer:

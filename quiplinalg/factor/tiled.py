@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
@@ -12,6 +14,7 @@ __all__ = ["factor_reversed", "factor_tiled"]
 
 REMEDY = 'Raise damp (it is a fraction of the mean diagonal), or pass damp="auto".'
 _ROWS = 256
+_LEAST_ROWS = 256  # of a tile below the diagonal
 
 
 def factor_tiled(A: np.ndarray, kernels: Kernels, block: int | None) -> int:
@@ -38,21 +41,39 @@ def factor_tiled(A: np.ndarray, kernels: Kernels, block: int | None) -> int:
             "Leave it at None for the backend's choice."
         )
     columns = block or kernels.tile
-    rows = max(kernels.rows, columns)
-
-    def update(i0: int, i1: int, j0: int, j1: int) -> int:
-        kernels.update_tile(A, i0, i1, j0, j1)
-        return kernels.factor_tile(A, j0, j1) if i0 == j0 else 0
-
     with single_blas_thread():
         for j0 in range(0, n, columns):
-            j1 = min(j0 + columns, n)
-            below = [(i, min(i + rows, n), j0, j1) for i in range(j1, n, rows)]
-            info, *_ = run_all(update, [(j0, j1, j0, j1), *below])
+            info = _block_column(A, j0, min(j0 + columns, n), kernels)
             if info:
                 return j0 + info - 1
-            run_all(lambda *tile: kernels.solve_tile(A, *tile), below)
     return -1
+
+
+def _block_column(A: np.ndarray, j0: int, j1: int, kernels: Kernels) -> int:
+    """Finish columns j0 .. j1 of L, given those before; return the failed row's number, or 0."""
+    n = A.shape[0]
+    info = 0
+    known = Event()
+
+    def diagonal() -> None:
+        nonlocal info
+        try:
+            kernels.update_tile(A, j0, j1, j0, j1)
+            info = kernels.factor_tile(A, j0, j1)
+        finally:
+            known.set()
+
+    def below(i0: int, i1: int) -> None:
+        kernels.update_tile(A, i0, i1, j0, j1)
+        known.wait()  # never for long: the diagonal tile was started first
+        if not info:
+            kernels.solve_tile(A, i0, i1, j0, j1)
+
+    # Two tiles at least for two cores; tall ones, because each packs A_JK anew.
+    height = min(kernels.rows, max(_LEAST_ROWS, -(-(n - j1) // 128) * 64))
+    tiles = [(i, min(i + height, n)) for i in range(j1, n, height)]
+    run_all(lambda task, *rows: task(*rows), [(diagonal,), *((below, *rows) for rows in tiles)])
+    return info
 
 
 def factor_reversed(

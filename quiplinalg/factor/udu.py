@@ -10,9 +10,12 @@ from quiplinalg.factor.damping import AbsoluteDamp, damped
 from quiplinalg.factor.hessian_check import symmetric_matrix
 from quiplinalg.factor.tiled import factor_reversed
 from quiplinalg.kernels.record import select
+from quiplinalg.parallel import run_all
 from quiplinalg.results import UDU
 
 __all__ = ["udu"]
+
+_ROWS = 128
 
 
 def udu(
@@ -53,7 +56,7 @@ def udu(
     -----
     One Cholesky of the index-reversed H: J H J = L L^T, T = J L diag(L)^-1 J.  D_k is the
     conditional variance 1 / [(H_FF)^-1]_kk, F = {k, .., n-1}: no inverse is formed.
-    n^3/3 flops, two n x n arrays at the peak.
+    n^3/3 flops; one n x n copy, in place after that.
 
     References
     ----------
@@ -81,6 +84,7 @@ def udu(
         return factor_reversed(matrix, order, exact, kernels, block, matrix.dtype.type)
 
     factor, value, _ = damped(attempt, diagonal, damp)
-    pivots = factor.diagonal()[::-1]
-    T = (factor[::-1, ::-1] / pivots[:, None]).T
-    return UDU(T=T, D=pivots**2, damp=value, dead=dead)
+    pivots = factor.diagonal()[::-1].copy()
+    half = (n + 1) // 2
+    run_all(kernels.unit_rows, [(factor, j, min(j + _ROWS, half)) for j in range(0, half, _ROWS)])
+    return UDU(T=factor.T, D=pivots**2, damp=value, dead=dead)

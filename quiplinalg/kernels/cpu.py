@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quiplinalg.kernels import cpu_grid, cpu_hessian, cpu_rounding, cpu_tile
+from quiplinalg.kernels.announce import announce_compilation
 from quiplinalg.kernels.generic import GENERIC
 
 __all__ = ["CPU"]
+
+announce_compilation()
 
 CPU = replace(
     GENERIC,
@@ -16,6 +19,7 @@ CPU = replace(
     block=256,
     asymmetry=cpu_hessian.asymmetry,
     reverse_rows=cpu_hessian.reverse_rows,
+    unit_rows=cpu_hessian.unit_rows,
     pack_feedback=cpu_hessian.pack_feedback,
     compensate=cpu_hessian.compensate,
     load=cpu_rounding.load,

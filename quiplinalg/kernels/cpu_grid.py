@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-from quiplinalg.kernels.cpu_tile import jit, rint
+from quiplinalg.kernels.cpu_tile import bits_float, float_bits, jit, rint
 
 __all__ = ["fit"]
 
@@ -20,22 +17,6 @@ _STRIDE = 4
 _CHUNK = 256  # elements between two looks at whether a range has already lost
 
 
-@intrinsic
-def _bits(typingctx, x):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.int32(types.float32), codegen
-
-
-@intrinsic
-def _float(typingctx, i):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.int32), codegen
-
-
 @jit(inline="always")
 def _power(x, exponent):
     """x**exponent for x >= 0 in float32 to a few 1e-6 relative, in operations that vectorise.
@@ -43,8 +24,8 @@ def _power(x, exponent):
     2**(exponent * log2(x)), both by Chebyshev polynomials on [0, 1).
     """
     f = np.float32
-    i = _bits(x)
-    u = _float((i & np.int32(0x7FFFFF)) | np.int32(0x3F800000)) - f(1)
+    i = float_bits(x)
+    u = bits_float(np.int32((i & np.int32(0x7FFFFF)) | np.int32(0x3F800000))) - f(1)
     log2 = f(-0.0245685347)
     log2 = log2 * u + f(0.1176130841)
     log2 = log2 * u + f(-0.2726975649)
@@ -62,7 +43,7 @@ def _power(x, exponent):
     power = power * v + f(0.2401418182)
     power = power * v + f(0.6931544897)
     power = power * v + f(0.9999998984)
-    return power * _float((np.int32(whole) + np.int32(127)) << np.int32(23))
+    return power * bits_float(np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)))
 
 
 # reassoc lets LLVM sum in vectors; the sum only ranks ranges, and is the same in every call.
@@ -145,7 +126,9 @@ def _far_first(row, least, most, x, start):
         w = np.float32(row[j])
         share = max(w * upper, w * lower)
         bucket[j] = np.uint8(min(share, np.float32(_BUCKETS - 0.5)))
-    count = np.zeros(_BUCKETS, np.int64)
+    count = np.empty(_BUCKETS, np.int64)
+    for b in range(_BUCKETS):
+        count[b] = 0
     for j in range(row.size):
         count[bucket[j]] += 1
     place = np.empty(_BUCKETS, np.int64)
@@ -182,7 +165,8 @@ def fit(X, maxq, symmetric, clip, norm, significant, scale, zero):
     rows, n = X.shape
     kind = X.dtype.type
     x = np.empty(n, np.float32)
-    start = np.zeros(_BUCKETS + 1, np.int64)
+    sample = np.empty(min(n, _SAMPLE), np.float32)
+    start = np.empty(_BUCKETS + 1, np.int64)
     f = np.float32
     for i in range(rows):
         least, most = kind(0), kind(0)
@@ -202,7 +186,9 @@ def fit(X, maxq, symmetric, clip, norm, significant, scale, zero):
             _far_first(X[i], least, most, x, start)
             # a symmetric grid covers half the range of a row of one sign: all may be clipped there
             known = norm == 2.4 and not (symmetric and least == 0)
-            sample = x[:: max(1, n // _SAMPLE)].copy()
+            step = max(1, n // _SAMPLE)
+            for j in range(sample.size):
+                sample[j] = x[j * step]
             guess, best, best_shrink = 0, np.inf, _SHRINKS
             for turn in range(-_SHRINKS // _STRIDE, _SHRINKS):
                 # First a few ranges on a sample: the best one there, tried first on the whole

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from quiplinalg.kernels.cpu_tile import PANEL, jit, panel_offset
+from quiplinalg.kernels.cpu_tile import PANEL, bits_float, float_bits, jit, panel_offset
 
-__all__ = ["asymmetry", "compensate", "pack_feedback", "reverse_rows"]
+__all__ = ["asymmetry", "compensate", "pack_feedback", "reverse_rows", "unit_rows"]
 
 _TILE = 64
 
@@ -15,22 +15,32 @@ _TILE = 64
 def asymmetry(H, i0, i1):
     """Return (max |H_ij - H_ji| over j < i, whether all is finite) for rows i0 .. i1."""
     worst = H.dtype.type(0)
-    total = H.dtype.type(0)  # x - x is 0 where x is finite and NaN elsewhere
-    mirror = np.empty((_TILE, _TILE + 1), H.dtype)  # read by rows, then by columns in the cache
+    finite = True
+    mirror = np.empty((_TILE, _TILE + 8), H.dtype)  # 8: rows in different cache sets
     for a in range(i0, i1, _TILE):
         a1 = min(a + _TILE, i1)
         for b in range(0, a1, _TILE):
             b1 = min(b + _TILE, a1)
             for j in range(b, b1):
+                row = H[j]
                 for i in range(a, a1):
-                    mirror[j - b, i - a] = H[j, i]
+                    mirror[i - a, j - b] = row[i]
             for i in range(a, a1):
-                for j in range(b, min(b1, i + 1)):
-                    x, y = H[i, j], mirror[j - b, i - a]
-                    total += (x - x) + (y - y)
-                    difference = abs(x - y)
-                    worst = difference if difference > worst else worst
-    return worst, total == 0
+                end = min(b1, i + 1)
+                if end > b:
+                    most = _largest_difference(H[i, b:end], mirror[i - a, : end - b])
+                    finite &= most < np.inf
+                    worst = most if most > worst else worst
+    return worst, finite
+
+
+@jit()
+def _largest_difference(x, y):
+    """max |x - y|, or what is not finite: compared as bits, which order NaN last and vectorise."""
+    most = float_bits(x.dtype.type(0))
+    for k in range(x.size):
+        most = max(most, float_bits(abs(x[k] - y[k])))
+    return bits_float(most)
 
 
 @jit()
@@ -46,6 +56,26 @@ def reverse_rows(H, order, shift, A, j0, j1):
         for i in range(j, n):
             A[j, i] = row[order[n - 1 - i]]
         A[j, j] += shift[n - 1 - j]
+
+
+@jit()
+def unit_rows(A, j0, j1):
+    """Row j of A and row n-1-j swap places, each reversed and divided by its own diagonal element.
+
+    For all j < (n + 1) / 2 this turns the reversed factor, in place, into T^T, unit lower.
+    """
+    n = A.shape[0]
+    for j in range(j0, j1):
+        top, bottom = A[j], A[n - 1 - j]
+        p, q = top[j], bottom[n - 1 - j]
+        for i in range(n):
+            k = n - 1 - i
+            if j < n - 1 - j:
+                x, y = top[i], bottom[k]
+                top[i], bottom[k] = y / q, x / p
+            elif i <= k:
+                x, y = top[i], top[k]
+                top[i], top[k] = y / p, x / p
 
 
 @jit()

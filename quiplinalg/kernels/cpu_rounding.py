@@ -24,7 +24,7 @@ def load(W, first, columns, Z):
     tiles, N, lanes = Z.shape
     m = W.shape[0]
     # rows are permuted one by one, then transposed; the 16 keep their starts off one cache set
-    rows = np.zeros((_ROWS, N + 16), Z.dtype)
+    rows = np.empty((_ROWS, N + 16), Z.dtype)
     for t in range(tiles):
         for r0 in range(0, lanes, _ROWS):
             height = min(_ROWS, lanes - r0)
@@ -48,7 +48,7 @@ def store(C, first, columns, codes):
     """codes[first + t*lanes + r, columns[c]] = C[t, c, r], but for padding."""
     tiles, N, lanes = C.shape
     m = codes.shape[0]
-    rows = np.zeros((_ROWS, N + 64), C.dtype)
+    rows = np.empty((_ROWS, N + 64), C.dtype)
     for t in range(tiles):
         for r0 in range(0, lanes, _ROWS):
             height = min(_ROWS, lanes - r0)

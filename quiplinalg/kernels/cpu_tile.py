@@ -17,7 +17,17 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-__all__ = ["PANEL", "fma_tile", "jit", "lanes", "panel_offset", "rint", "round_column"]
+__all__ = [
+    "PANEL",
+    "bits_float",
+    "float_bits",
+    "fma_tile",
+    "jit",
+    "lanes",
+    "panel_offset",
+    "rint",
+    "round_column",
+]
 
 PANEL = 4  # columns of a tile
 _VECTORS = 3  # vectors of rows in a tile
@@ -66,6 +76,30 @@ def rint(typingctx, x):
         return builder.call(builder.module.declare_intrinsic("llvm.rint", [kind]), args)
 
     return x(x), codegen
+
+
+@intrinsic
+def float_bits(typingctx, x):
+    """The bits of a float as an integer of its width."""
+    if not isinstance(x, types.Float):
+        return None
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(signature.return_type))
+
+    return (types.int32 if x == types.float32 else types.int64)(x), codegen
+
+
+@intrinsic
+def bits_float(typingctx, i):
+    """The float whose bits an int32 or int64 holds."""
+    if i not in (types.int32, types.int64):
+        return None
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(signature.return_type))
+
+    return (types.float32 if i == types.int32 else types.float64)(i), codegen
 
 
 @jit(inline="always")

@@ -59,6 +59,14 @@ def reverse_rows(H, order, shift, A, j0, j1):
         A[j, j] += shift[::-1][j]
 
 
+def unit_rows(A, j0, j1):
+    n = A.shape[0]
+    j = np.arange(j0, j1)
+    rows = np.unique(np.concatenate([j, n - 1 - j]))
+    scaled = A[rows] / A[rows, rows][:, None]
+    A[rows] = scaled[::-1, ::-1]
+
+
 def pack_feedback(A, place, U, p0, p1):
     n = A.shape[0]
     for p in range(p0, p1):
@@ -206,14 +214,15 @@ def fit(X, maxq, symmetric, clip, norm, significant, scale, zero):
 GENERIC = Kernels(
     name="generic",
     lanes=lambda dtype: 8,
-    tile=256,
-    rows=512,
+    tile=384,
+    rows=2048,
     block=64,
     update_tile=update_tile,
     factor_tile=factor_tile,
     solve_tile=solve_tile,
     asymmetry=asymmetry,
     reverse_rows=reverse_rows,
+    unit_rows=unit_rows,
     pack_feedback=pack_feedback,
     compensate=compensate,
     load=load,

@@ -28,7 +28,7 @@ class Kernels:
         Columns and rows of a tile of the factorisation; columns of a rounding block.
     update_tile, factor_tile, solve_tile
         The steps of a tiled Cholesky factorisation (src/_tiles.pyx).
-    asymmetry, reverse_rows, pack_feedback, compensate
+    asymmetry, reverse_rows, unit_rows, pack_feedback, compensate
         Passes over H and its factor (cpu_hessian.py).
     load, accumulate, round_block, store, philox
         Rounding with feedback (cpu_rounding.py).
@@ -48,6 +48,7 @@ class Kernels:
     solve_tile: Callable
     asymmetry: Callable
     reverse_rows: Callable
+    unit_rows: Callable
     pack_feedback: Callable
     compensate: Callable
     load: Callable

@@ -220,3 +220,16 @@ def power_error(x, scale, zero, bits):
     x, scale, zero = (np.asarray(a, float) for a in (x, scale, zero))
     q = np.clip(np.rint(x / scale) + zero, 0, 2**bits - 1)
     return (np.abs(scale * (q - zero) - x) ** 2.4).sum()
+
+
+@pytest.mark.parametrize("kernels", (CPU, GENERIC), ids=("cpu", "generic"))
+@pytest.mark.parametrize("n", (0, 1, 2, 3, 4, 5, 64, 65))
+@pytest.mark.parametrize("step", (1, 7, 100))
+def test_unit_rows_reverse_and_scale(kernels, n, step):
+    for dtype in DTYPES:
+        A = np.triu(np.random.default_rng(n).uniform(1, 2, (n, n))).astype(dtype)
+        expected = (A / A.diagonal()[:, None])[::-1, ::-1]
+        half = (n + 1) // 2
+        for j in range(0, half, step):
+            kernels.unit_rows(A, j, min(j + step, half))
+        assert (A == expected).all()

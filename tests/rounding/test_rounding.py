@@ -56,8 +56,13 @@ def test_codes_and_loss_are_the_reference_ones(backend, dtype, problem, sym):
 @pytest.mark.parametrize("static", (False, True))
 @pytest.mark.parametrize("clip", ("mse", "minmax"))
 @given(
-    problem=problems(max_n=33, max_m=6, bits=(2, 4), order_kinds=("natural", "act"),
-                     weight_kinds=("uniform", "normal", "heavy")),
+    problem=problems(
+        max_n=33,
+        max_m=6,
+        bits=(2, 4),
+        order_kinds=("natural", "act"),
+        weight_kinds=("uniform", "normal", "heavy"),
+    ),
     group=st.integers(1, 17),
     sym=st.booleans(),
 )
@@ -76,9 +81,11 @@ def test_groups_follow_the_definition(static, clip, problem, group, sym):
         assert (q.grid.scale == expected.scale).all() and (q.grid.zero == expected.zero).all()
     else:
         assert (index[perm] == np.arange(problem.n) // group).all()
-        twin = reference.gptq(W, Hd, order=perm, group_size=group, bits=bits, sym=sym,
-                              mse=clip == "mse")  # fmt: skip
-        if (twin.codes == q.codes).all():  # else a tie, or a tie of ranges, parted them before
+        make = ql.minmax_grid if clip == "minmax" else ql.mse_grid
+        first = make(W[:, perm[:group]], bits, sym=sym)  # no feedback has reached it yet
+        assert (q.grid.scale[:, :1] == first.scale).all()
+        twin = reference.gptq(W, Hd, order=perm, group_size=group, bits=bits, sym=sym)
+        if clip == "minmax" and (twin.codes == q.codes).all():  # else a tie parted them before
             assert np.allclose(q.grid.scale, twin.scale, rtol=1e-4)  # float32 scales fed back
     twin = reference.ldlq(W, Hd, q.grid.scale.astype(float), q.grid.zero.astype(float),
                           problem.maxq, order=perm, group_index=index)  # fmt: skip
