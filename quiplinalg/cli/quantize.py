@@ -27,7 +27,7 @@ from quiplinalg.cli.settings import add_settings, settings
 if TYPE_CHECKING:
     from quiplinalg.files import ProblemReader, ResultWriter
 
-__all__ = ["ABOUT", "add_arguments", "run"]
+__all__ = ["ABOUT", "add_arguments", "layer_seed", "run"]
 
 ABOUT = {
     "description": "Round every layer of a problem file to a few bits, and write a result file.",
@@ -232,6 +232,13 @@ def _compile(method: str, keywords: dict[str, Any], infos: dict[str, Any]) -> No
         getattr(quiplinalg, method)(W, H, **keywords)
 
 
+def layer_seed(seed: int, name: str) -> int:
+    """Return the seed of one layer: its name in the upper half, so that no two share a stream."""
+    import zlib
+
+    return seed ^ (zlib.crc32(name.encode()) << 32)
+
+
 def _layer(
     name: str,
     W: Any,
@@ -248,6 +255,8 @@ def _layer(
     from quiplinalg.errors import QuipLinalgError
 
     method = chosen["method"]
+    if keywords["rounding"] == "stochastic" and keywords["seed"] is not None:
+        keywords = {**keywords, "seed": layer_seed(keywords["seed"], name)}
     facts: dict[str, Any] = {"layer": name, "shape": list(W.shape)}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
