@@ -236,7 +236,7 @@ def layer_seed(seed: int, name: str) -> int:
     """Return the seed of one layer: its name in the upper half, so that no two share a stream."""
     import zlib
 
-    return seed ^ (zlib.crc32(name.encode()) << 32)
+    return seed ^ ((zlib.crc32(name.encode()) & 0x7FFFFFFF) << 32)
 
 
 def _layer(

@@ -69,7 +69,7 @@ def ldlq(
     rounding : str
         "nearest" (ties to even) or "stochastic" (needs ``seed``).
     seed : int, optional
-        0 to 2**64 - 1.
+        0 to 2**63 - 1.
     block : int, optional
         Columns rounded between two updates.  Changes the speed, never the result.
     backend : str

@@ -59,9 +59,9 @@ class Options:
                 )
         if self.rounding == "stochastic":
             whole = isinstance(self.seed, (int, np.integer)) and not isinstance(self.seed, bool)
-            if not whole or not 0 <= int(self.seed) < 1 << 64:  # type: ignore[arg-type]
+            if not whole or not 0 <= int(self.seed) < 1 << 63:  # type: ignore[arg-type]
                 raise InvalidArgumentError(
-                    "seed must be a whole number from 0 to 2**64 - 1 with rounding='stochastic'; "
+                    "seed must be a whole number from 0 to 2**63 - 1 with rounding='stochastic'; "
                     f"got seed={self.seed!r}. Pass seed=0 for a run that can be repeated."
                 )
         if self.block is not None and (
