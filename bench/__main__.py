@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.common import ROOT, Settings
 
-TOPICS = ("startup", "determinism", "factor", "clip", "ldlq", "memory", "rivals")
+TOPICS = ("startup", "determinism", "factor", "clip", "ldlq", "memory", "quality", "rivals")
 
 
 def main() -> int:
