@@ -48,7 +48,7 @@ def add_settings(parser: Parser) -> None:
     add("--order", choices=("natural", "act"), help="of rounding; default: act")
     add("--damp", type=damping, metavar="FLOAT|auto", help="fraction of mean diag H; default: 0.01")
     add("--rounding", choices=("nearest", "stochastic"), help="default: nearest")
-    add("--seed", type=int, metavar="N", help="of stochastic rounding; each layer draws its own numbers from it")
+    add("--seed", type=int, metavar="N", help="of stochastic rounding, each layer its own draw")
     add(
         "--include",
         action="append",
