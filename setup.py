@@ -3,16 +3,19 @@
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-# Optional: where no C compiler is found, the install goes on and the factorisations use SciPy.
-extension = Extension(
-    "quiplinalg.kernels._tiles",
-    ["src/_tiles.pyx"],
-    define_macros=[("Py_LIMITED_API", "0x030B0000"), ("CYTHON_LIMITED_API", "1")],
-    py_limited_api=True,
-    optional=True,
+(extension,) = cythonize(
+    Extension(
+        "quiplinalg.kernels._tiles",
+        ["src/_tiles.pyx"],
+        define_macros=[("Py_LIMITED_API", "0x030B0000"), ("CYTHON_LIMITED_API", "1")],
+        py_limited_api=True,
+    ),
+    language_level=3,
 )
+# Without a C compiler the install goes on, and the factorisations use SciPy.
+extension.optional = True  # here because cythonize drops it
 
 setup(
-    ext_modules=cythonize([extension], language_level=3),
+    ext_modules=[extension],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )
