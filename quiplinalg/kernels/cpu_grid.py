@@ -17,7 +17,7 @@ _STRIDE = 4
 _CHUNK = 256  # elements between two looks at whether a range has already lost
 
 
-@jit(inline="always")
+@jit(cache=False, inline="always")
 def _power(x, exponent):
     """x**exponent for x >= 0 in float32 to a few 1e-6 relative, in operations that vectorise.
 
@@ -47,7 +47,7 @@ def _power(x, exponent):
 
 
 # reassoc lets LLVM sum in vectors; the sum only ranks ranges, and is the same in every call.
-@jit(fastmath={"reassoc", "contract", "nsz"})
+@jit(cache=False, fastmath={"reassoc", "contract", "nsz"})
 def _chunk_error(x, inverse, zero, maxq, norm):
     total = np.float32(0)
     for k in range(x.size):
@@ -59,7 +59,7 @@ def _chunk_error(x, inverse, zero, maxq, norm):
     return total
 
 
-@jit()
+@jit(cache=False)
 def _stored(x, significant):
     """x rounded to ``significant`` bits as float16 would (11 bits, least exponent -14)."""
     if significant == 0 or not x > 0:
@@ -69,7 +69,7 @@ def _stored(x, significant):
     return type(x)(rint(x / step) * step)
 
 
-@jit(fastmath={"reassoc", "contract", "nsz"})
+@jit(cache=False, fastmath={"reassoc", "contract", "nsz"})
 def _chunk_error_inside(x, inverse):
     """Sum |error|**2.4 where no x is clipped, so that every error is at most half a step.
 
@@ -91,7 +91,7 @@ def _chunk_error_inside(x, inverse):
     return total
 
 
-@jit()
+@jit(cache=False)
 def _error(x, clipped, inverse, zero, maxq, norm, limit):
     """Sum |x - grid(x)|**norm, or infinity as soon as it is known to pass limit.
 
@@ -111,7 +111,7 @@ def _error(x, clipped, inverse, zero, maxq, norm, limit):
     return total
 
 
-@jit()
+@jit(cache=False)
 def _far_first(row, least, most, x, start):
     """x = row / reach by descending share of the range that an element needs, in 16 buckets.
 
@@ -124,8 +124,9 @@ def _far_first(row, least, most, x, start):
     bucket = np.empty(row.size, np.uint8)
     for j in range(row.size):  # without a branch: the sign of a weight cannot be predicted
         w = np.float32(row[j])
-        share = max(w * upper, w * lower)
-        bucket[j] = np.uint8(min(share, np.float32(_BUCKETS - 0.5)))
+        share = w * upper if w * upper > w * lower else w * lower
+        most_share = np.float32(_BUCKETS - 0.5)
+        bucket[j] = np.uint8(share if share < most_share else most_share)
     count = np.empty(_BUCKETS, np.int64)
     for b in range(_BUCKETS):
         count[b] = 0
@@ -143,7 +144,7 @@ def _far_first(row, least, most, x, start):
         place[bucket[j]] += 1
 
 
-@jit()
+@jit(cache=False)
 def _range_at(shrink, least, most, maxq, symmetric, significant):
     """Scale and zero of the range (1 - shrink/100) * [least, most]."""
     kind = type(least)

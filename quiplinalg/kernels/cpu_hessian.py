@@ -34,12 +34,13 @@ def asymmetry(H, i0, i1):
     return worst, finite
 
 
-@jit()
+@jit(cache=False)
 def _largest_difference(x, y):
     """max |x - y|, or what is not finite: compared as bits, which order NaN last and vectorise."""
     most = float_bits(x.dtype.type(0))
     for k in range(x.size):
-        most = max(most, float_bits(abs(x[k] - y[k])))
+        bits = float_bits(abs(x[k] - y[k]))
+        most = bits if bits > most else most
     return bits_float(most)
 
 

@@ -48,8 +48,12 @@ def lanes(dtype: np.dtype) -> int:
     return _VECTORS * _vector_bytes() // np.dtype(dtype).itemsize
 
 
-def jit(**options):
-    """`numba.njit`, nogil, cached on disk where a cache directory can be written."""
+def jit(cache: bool = True, **options):
+    """`numba.njit`, nogil, cached on disk where a cache directory can be written.
+
+    Functions that are only called by other kernels go without: they are part of their callers'
+    machine code, and need none of their own.
+    """
     if os.environ.get("NUMBA_DISABLE_JIT") == "1":
         raise RuntimeError(
             "The CPU kernels have no pure Python form; got NUMBA_DISABLE_JIT=1. "
@@ -58,7 +62,7 @@ def jit(**options):
 
     def decorate(function):
         try:
-            return njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+            return njit(nogil=True, cache=cache, error_model="numpy", **options)(function)
         except RuntimeError:  # no locator: neither __pycache__ nor a user cache is writable
             return njit(nogil=True, error_model="numpy", **options)(function)
 
@@ -102,7 +106,7 @@ def bits_float(typingctx, i):
     return (types.float32 if i == types.int32 else types.float64)(i), codegen
 
 
-@jit(inline="always")
+@jit(cache=False, inline="always")
 def panel_offset(p):
     """Where panel p (columns 4p .. 4p+3, rows 0 .. 4p+3) starts in the packed U."""
     return 8 * p * (p + 1)
