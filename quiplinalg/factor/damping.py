@@ -62,15 +62,15 @@ def diagonal_shift(damp: float | str | AbsoluteDamp, diagonal: np.ndarray) -> It
 
 
 def damped(
-    attempt: Callable[[np.ndarray], Any],
+    attempt: Callable[[float, np.ndarray], Any],
     diagonal: np.ndarray,
     damp: float | str | AbsoluteDamp,
 ) -> tuple[Any, float, np.ndarray]:
-    """Call ``attempt(shift)`` with the damping asked for, escalating with "auto".
+    """Call ``attempt(value, shift)`` with the damping asked for, escalating with "auto".
 
     Parameters
     ----------
-    attempt : callable, (n,) float64 shift of the diagonal -> factor
+    attempt : callable, (damping, (n,) float64 shift of the diagonal) -> factor
         Raises NotPositiveDefiniteError where it fails.
     diagonal : ndarray, (n,)
     damp : see `diagonal_shift`.
@@ -79,7 +79,7 @@ def damped(
     -------
     factor, damp, shift : object, float, ndarray
         The damping used, in H's units, and the shift of each diagonal element: dead columns get
-        the damping too, or the mean live diagonal where it is 0 and other columns are live.
+        the damping too, or where it is 0 the mean live diagonal (1 if no column is live).
 
     Raises
     ------
@@ -90,12 +90,10 @@ def damped(
     live = diagonal[diagonal > 0]
     for value in tried:
         shift = np.full(diagonal.shape, value, np.float64)
-        if (value == 0 and damp != 0) or (value == 0 and live.size == 0):
-            shift[diagonal == 0] = 1.0
-        elif value == 0:
-            shift[diagonal == 0] = live.mean(dtype=np.float64)
+        if value == 0:
+            shift[diagonal == 0] = live.mean(dtype=np.float64) if live.size else 1.0
         try:
-            factor = attempt(shift)
+            factor = attempt(value, shift)
         except NotPositiveDefiniteError:
             if value == tried[-1]:
                 raise

@@ -79,9 +79,9 @@ def udu(
     diagonal = matrix.diagonal()
     dead = np.flatnonzero(diagonal == 0)
 
-    def attempt(shift: np.ndarray) -> np.ndarray:
-        exact = np.zeros(n) if damp == 0 else shift
-        return factor_reversed(matrix, order, exact, kernels, block, matrix.dtype.type)
+    def attempt(value: float, _: np.ndarray) -> np.ndarray:
+        # exactly H + damp I, dead columns too: the result must reconstruct
+        return factor_reversed(matrix, order, np.full(n, value), kernels, block, matrix.dtype.type)
 
     factor, value, _ = damped(attempt, diagonal, damp)
     pivots = factor.diagonal()[::-1].copy()

@@ -23,7 +23,7 @@ from quiplinalg.factor.tiled import factor_reversed
 from quiplinalg.grids.apply import tie_tolerance
 from quiplinalg.grids.search import fit_groups, stored_grid, work_matrix
 from quiplinalg.grids.uniform import UniformGrid
-from quiplinalg.kernels.record import Kernels, select
+from quiplinalg.kernels.record import PANEL, Kernels, select
 from quiplinalg.parallel import run_all, thread_count
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
@@ -31,7 +31,6 @@ from quiplinalg.rounding.options import NORM, Options
 
 __all__ = ["grid_before", "round_with_feedback"]
 
-PANEL = 4  # columns of a packed panel of U
 _WORK_BYTES = 8 << 20  # of rounding targets at a time and thread: most of a share of the L3 cache
 _PANELS_AT_ONCE = 16
 
@@ -73,10 +72,9 @@ def round_with_feedback(W: Any, H: Any, method: str, options: Options, backend: 
     dynamic = options.grid is None and options.group_size is not None and not options.static_groups
 
     factor, damp, shift = damped(
-        lambda shift: factor_reversed(hessian, order, shift, kernels), diagonal, options.damp
+        lambda _, shift: factor_reversed(hessian, order, shift, kernels), diagonal, options.damp
     )
-    pivots = factor.diagonal()[::-1]
-    D = pivots**2
+    D = factor.diagonal()[::-1] ** 2  # no view of it: the factor is freed before the rounding
     place, spans = _layout(n, options, kernels, dynamic)
     real = place >= 0
     columns = np.where(real, order[place], -1) if n else place

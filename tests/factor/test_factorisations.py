@@ -197,3 +197,43 @@ def test_bad_damping_is_refused(damp):
 def test_bad_block_is_refused(block):
     with pytest.raises(ql.InvalidArgumentError, match="block must be"):
         ql.cholesky(np.eye(2), block=block)
+
+
+@pytest.mark.parametrize("damp", (0.0, 0.5, ql.AbsoluteDamp(0.0)))
+def test_udu_factors_exactly_what_it_says(damp):
+    """H + damp I also where that is singular: no other value goes in for a dead column."""
+    for dead in (np.zeros((2, 2)), np.diag([2.0, 0.0])):
+        if damp == 0.5 and dead.any():
+            assert np.allclose(ql.udu(dead, damp=damp).reconstruct(), dead + np.eye(2))
+            continue
+        with pytest.raises(ql.NotPositiveDefiniteError):
+            ql.udu(dead, damp=damp)
+
+
+def test_the_freed_factor_is_not_held_by_its_diagonal():
+    import tracemalloc
+
+    n = 1500
+    W, H = np.ones((8, n), np.float32), np.eye(n, dtype=np.float32)
+    ql.ldlq(W[:, :8], H[:8, :8])
+    held = []
+
+    def store(*arguments):
+        held.append(tracemalloc.get_traced_memory()[0])
+        return original(*arguments)
+
+    from dataclasses import replace
+
+    from quiplinalg.kernels.record import select
+    from quiplinalg.rounding import driver
+
+    original = select("cpu").store
+    patched = replace(select("cpu"), store=store)
+    before, driver.select = driver.select, lambda backend: patched
+    tracemalloc.start()
+    try:
+        ql.ldlq(W, H, clip="minmax")
+    finally:
+        tracemalloc.stop()
+        driver.select = before
+    assert max(held) <= 6 * n * n, max(held) / n**2  # packed U is 2 n^2 bytes, the factor 8
