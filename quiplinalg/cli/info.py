@@ -72,13 +72,13 @@ def _tiles() -> str:
 
     try:
         origin = select("cpu").tiles_from
-    except Exception:
-        origin = select("generic").tiles_from
+    except (ImportError, RuntimeError) as error:
+        return f"none: the CPU kernels do not load ({error})"
     if origin == "cython":
         return "cython (the compiled extension, on SciPy's BLAS and LAPACK)"
     return (
-        f"{origin}. Slower, same results; for the extension install a C compiler, then "
-        "'pip install --force-reinstall --no-deps quiplinalg'"
+        f"{origin}. Slower, and codes may differ near ties; for the extension install a C "
+        "compiler, then 'pip install --force-reinstall --no-deps quiplinalg'"
     )
 
 

@@ -17,6 +17,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from quiplinalg.kernels.record import PANEL
+
 __all__ = [
     "PANEL",
     "bits_float",
@@ -29,7 +31,6 @@ __all__ = [
     "round_column",
 ]
 
-PANEL = 4  # columns of a tile
 _VECTORS = 3  # vectors of rows in a tile
 _INDEX = ir.IntType(64)
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
 
-from quiplinalg.kernels.record import Kernels
+from quiplinalg.kernels.record import PANEL, Kernels
 
 __all__ = ["GENERIC"]
-
-PANEL = 4
 
 
 def _panel(U, p):

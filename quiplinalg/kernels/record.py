@@ -10,8 +10,9 @@ import numpy as np
 
 from quiplinalg.errors import BackendUnavailableError, InvalidArgumentError
 
-__all__ = ["BACKENDS", "Kernels", "select"]
+__all__ = ["BACKENDS", "PANEL", "Kernels", "select"]
 
+PANEL = 4  # columns of a packed panel of U, in every backend
 BACKENDS = ("auto", "cpu", "generic", "cuda")
 
 
