@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Each layer may import itself and what stands before it.
 LAYERS = (
     "errors", "arguments", "foreign", "arrays", "restore", "parallel", "reference", "kernels",
-    "losses", "grids", "results", "factor", "rounding", "files", "cli",
+    "losses", "symmetric", "grids", "incoherence", "results", "factor", "rounding", "files", "cli",
 )  # fmt: skip
 
 

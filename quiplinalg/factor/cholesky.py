@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.factor.hessian_check import symmetric_matrix
+from quiplinalg.symmetric import symmetric_matrix
 from quiplinalg.factor.tiled import factor_reversed
 from quiplinalg.kernels.record import select
 from quiplinalg.results import Cholesky

@@ -17,7 +17,7 @@ import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import damped
-from quiplinalg.factor.hessian_check import symmetric_matrix
+from quiplinalg.symmetric import symmetric_matrix
 from quiplinalg.factor.orders import rounding_order
 from quiplinalg.factor.tiled import factor_reversed
 from quiplinalg.grids.apply import tie_tolerance

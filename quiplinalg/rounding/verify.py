@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
-from quiplinalg.factor.hessian_check import symmetric_matrix
+from quiplinalg.symmetric import symmetric_matrix
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import select
 from quiplinalg.results import Quantized
