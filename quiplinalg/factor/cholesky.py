@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.symmetric import symmetric_matrix
 from quiplinalg.factor.tiled import factor_reversed
 from quiplinalg.kernels.record import select
 from quiplinalg.results import Cholesky
+from quiplinalg.symmetric import symmetric_matrix
 
 __all__ = ["cholesky"]
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.factor.damping import AbsoluteDamp, damped
-from quiplinalg.symmetric import symmetric_matrix
 from quiplinalg.factor.tiled import factor_reversed
 from quiplinalg.kernels.record import select
 from quiplinalg.parallel import run_all
 from quiplinalg.results import UDU
+from quiplinalg.symmetric import symmetric_matrix
 
 __all__ = ["udu"]
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import damped
-from quiplinalg.symmetric import symmetric_matrix
 from quiplinalg.factor.orders import rounding_order
 from quiplinalg.factor.tiled import factor_reversed
 from quiplinalg.grids.apply import tie_tolerance
@@ -28,6 +27,7 @@ from quiplinalg.parallel import run_all, thread_count
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.options import NORM, Options
+from quiplinalg.symmetric import symmetric_matrix
 
 __all__ = ["grid_before", "round_with_feedback"]
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
-from quiplinalg.symmetric import symmetric_matrix
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import select
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.driver import tie_tolerance
+from quiplinalg.symmetric import symmetric_matrix
 
 __all__ = ["Verification", "verify"]
 

@@ -1,0 +1,1 @@
+"""Random rotations, diagonal rescaling, and how incoherent a matrix is."""
