@@ -11,6 +11,7 @@ __all__ = [
     "BackendMismatchError",
     "BackendUnavailableError",
     "ConditioningWarning",
+    "ConvergenceError",
     "DTypeError",
     "DampingWarning",
     "FormatError",
@@ -39,6 +40,10 @@ class BackendMismatchError(QuipLinalgError, TypeError):
 
 class BackendUnavailableError(QuipLinalgError, ImportError):
     """A backend was asked for whose package is not installed; the message has the install line."""
+
+
+class ConvergenceError(QuipLinalgError, ArithmeticError):
+    """An iteration ended before its result was as accurate as was asked for."""
 
 
 class NonFiniteError(QuipLinalgError, ValueError):

@@ -8,24 +8,24 @@ from scipy.linalg.cython_blas cimport dgemm, dsyrk, dtrsm, sgemm, ssyrk, strsm
 from scipy.linalg.cython_lapack cimport dpotrf, spotrf
 
 
-def update_tile(floating[::1, :] A, int i0, int i1, int j0, int j1):
-    """A[i0:i1, j0:j1] -= A[i0:i1, :j0] A[j0:j1, :j0]^T; the lower half only where i0 == j0."""
-    cdef int m = i1 - i0, n = j1 - j0, k = j0, ld = <int>A.shape[0]
+def update_tile(floating[::1, :] A, int i0, int i1, int j0, int j1, int k0, int k1):
+    """A[i0:i1, j0:j1] -= A[i0:i1, k0:k1] A[j0:j1, k0:k1]^T; the lower half only where i0 == j0."""
+    cdef int m = i1 - i0, n = j1 - j0, k = k1 - k0, ld = <int>A.shape[0]
     cdef floating one = 1, minus = -1
     if m <= 0 or n <= 0 or k <= 0:
         return
     with nogil:
         if floating is double:
             if i0 == j0:
-                dsyrk("L", "N", &n, &k, &minus, &A[j0, 0], &ld, &one, &A[j0, j0], &ld)
+                dsyrk("L", "N", &n, &k, &minus, &A[j0, k0], &ld, &one, &A[j0, j0], &ld)
             else:
-                dgemm("N", "T", &m, &n, &k, &minus, &A[i0, 0], &ld, &A[j0, 0], &ld,
+                dgemm("N", "T", &m, &n, &k, &minus, &A[i0, k0], &ld, &A[j0, k0], &ld,
                       &one, &A[i0, j0], &ld)
         else:
             if i0 == j0:
-                ssyrk("L", "N", &n, &k, &minus, &A[j0, 0], &ld, &one, &A[j0, j0], &ld)
+                ssyrk("L", "N", &n, &k, &minus, &A[j0, k0], &ld, &one, &A[j0, j0], &ld)
             else:
-                sgemm("N", "T", &m, &n, &k, &minus, &A[i0, 0], &ld, &A[j0, 0], &ld,
+                sgemm("N", "T", &m, &n, &k, &minus, &A[i0, k0], &ld, &A[j0, k0], &ld,
                       &one, &A[i0, j0], &ld)
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quiplinalg.kernels import cpu_grid, cpu_hessian, cpu_rounding, cpu_tile
+from quiplinalg.kernels import (
+    cpu_descent,
+    cpu_grid,
+    cpu_hessian,
+    cpu_lanes,
+    cpu_pivot,
+    cpu_rotation,
+    cpu_rounding,
+    cpu_tile,
+)
 from quiplinalg.kernels.announce import announce_compilation
 from quiplinalg.kernels.generic import GENERIC
 
@@ -17,6 +26,7 @@ CPU = replace(
     name="cpu",
     lanes=cpu_tile.lanes,
     block=256,
+    pivot_panel=cpu_pivot.pivot_panel,
     asymmetry=cpu_hessian.asymmetry,
     reverse_rows=cpu_hessian.reverse_rows,
     unit_rows=cpu_hessian.unit_rows,
@@ -28,6 +38,13 @@ CPU = replace(
     store=cpu_rounding.store,
     philox=cpu_rounding.philox,
     fit=cpu_grid.fit,
+    pack_square=cpu_descent.pack_square,
+    load_errors=cpu_descent.load_errors,
+    residual=cpu_descent.residual,
+    descend=cpu_descent.descend,
+    vector=cpu_lanes.vector,
+    rotate=cpu_rotation.rotate,
+    mirror=cpu_rotation.mirror,
 )
 
 try:

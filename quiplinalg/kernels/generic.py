@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
 
+from quiplinalg.kernels import generic_descent
+from quiplinalg.kernels.generic_rotation import mirror, rotate
 from quiplinalg.kernels.record import PANEL, Kernels
 
 __all__ = ["GENERIC"]
@@ -19,10 +21,10 @@ def _panel(U, p):
     return U[at : at + 16 * (p + 1)].reshape(-1, PANEL)
 
 
-def update_tile(A, i0, i1, j0, j1):
-    """A[i0:i1, j0:j1] -= A[i0:i1, :j0] A[j0:j1, :j0]^T."""
-    if j0:
-        A[i0:i1, j0:j1] -= A[i0:i1, :j0] @ A[j0:j1, :j0].T
+def update_tile(A, i0, i1, j0, j1, k0, k1):
+    """A[i0:i1, j0:j1] -= A[i0:i1, k0:k1] A[j0:j1, k0:k1]^T; the lower half only where i0 == j0."""
+    product = A[i0:i1, k0:k1] @ A[j0:j1, k0:k1].T
+    A[i0:i1, j0:j1] -= np.tril(product) if i0 == j0 else product
 
 
 def factor_tile(A, j0, j1):
@@ -40,6 +42,26 @@ def solve_tile(A, i0, i1, j0, j1):
     if i1 > i0 and j1 > j0:
         L = A[j0:j1, j0:j1]
         A[i0:i1, j0:j1] = solve_triangular(L, A[i0:i1, j0:j1].T, lower=True, check_finite=False).T
+
+
+def pivot_panel(A, j0, j1, order, diagonal):
+    """Rows j0 .. j1 of L^T, each with the least remaining Schur diagonal; -1, or what failed."""
+    for j in range(j0, j1):
+        tied = j + np.flatnonzero(diagonal[j:] == np.fmin.reduce(diagonal[j:]))
+        p = tied[np.argmin(order[tied])] if tied.size else j
+        if p != j:
+            swap, back = [j, p], [p, j]
+            A[j0:j, swap] = A[j0:j, back]
+            A[j, j + 1 : p], A[j + 1 : p, p] = A[j + 1 : p, p].copy(), A[j, j + 1 : p].copy()
+            A[swap, p + 1 :] = A[back, p + 1 :]
+            order[swap], diagonal[swap] = order[back], diagonal[back]
+        if not 0 < diagonal[j] < np.inf:
+            return j
+        A[j, j] = np.sqrt(diagonal[j])
+        A[j, j + 1 :] -= A[j0:j, j] @ A[j0:j, j + 1 :]
+        A[j, j + 1 :] /= A[j, j]
+        diagonal[j + 1 :] -= np.square(A[j, j + 1 :], dtype=np.float64)
+    return -1
 
 
 def asymmetry(H, i0, i1):
@@ -218,6 +240,7 @@ GENERIC = Kernels(
     update_tile=update_tile,
     factor_tile=factor_tile,
     solve_tile=solve_tile,
+    pivot_panel=pivot_panel,
     asymmetry=asymmetry,
     reverse_rows=reverse_rows,
     unit_rows=unit_rows,
@@ -229,5 +252,12 @@ GENERIC = Kernels(
     store=store,
     philox=philox,
     fit=fit,
+    pack_square=generic_descent.pack_square,
+    load_errors=generic_descent.load_errors,
+    residual=generic_descent.residual,
+    descend=generic_descent.descend,
+    vector=lambda dtype: 8,
+    rotate=rotate,
+    mirror=mirror,
     tiles_from="scipy",
 )

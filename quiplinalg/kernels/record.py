@@ -10,9 +10,21 @@ import numpy as np
 
 from quiplinalg.errors import BackendUnavailableError, InvalidArgumentError
 
-__all__ = ["BACKENDS", "PANEL", "Kernels", "select"]
+__all__ = [
+    "BACKENDS",
+    "FACTOR",
+    "FOLDED",
+    "OUTPUTS",
+    "PANEL",
+    "SCALE",
+    "WALSH",
+    "Kernels",
+    "select",
+]
 
 PANEL = 4  # columns of a packed panel of U, in every backend
+FACTOR, FOLDED, WALSH, SCALE = range(4)  # steps of a rotation, see incoherence/windows.py
+OUTPUTS = 8  # of a dense factor of a rotation, computed at a time: how its panels are packed
 BACKENDS = ("auto", "cpu", "generic", "cuda")
 
 
@@ -29,12 +41,20 @@ class Kernels:
         Columns and rows of a tile of the factorisation; columns of a rounding block.
     update_tile, factor_tile, solve_tile
         The steps of a tiled Cholesky factorisation (src/_tiles.pyx).
+    pivot_panel
+        The steps that choose their pivots (cpu_pivot.py).
     asymmetry, reverse_rows, unit_rows, pack_feedback, compensate
         Passes over H and its factor (cpu_hessian.py).
     load, accumulate, round_block, store, philox
         Rounding with feedback (cpu_rounding.py).
     fit
         Scale search on rows (cpu_grid.py).
+    pack_square, load_errors, residual, descend
+        Coordinate descent on codes (cpu_descent.py).
+    vector : callable, dtype -> int
+        Rows or columns that a rotation takes at a time.
+    rotate, mirror
+        Rotations, and the copy of one triangle to the other (cpu_rotation.py).
     tiles_from : str
         "cython" or "scipy": where the factorisation steps come from, and why.
     """
@@ -47,6 +67,7 @@ class Kernels:
     update_tile: Callable
     factor_tile: Callable
     solve_tile: Callable
+    pivot_panel: Callable
     asymmetry: Callable
     reverse_rows: Callable
     unit_rows: Callable
@@ -58,6 +79,13 @@ class Kernels:
     store: Callable
     philox: Callable
     fit: Callable
+    pack_square: Callable
+    load_errors: Callable
+    residual: Callable
+    descend: Callable
+    vector: Callable[[np.dtype], int]
+    rotate: Callable
+    mirror: Callable
     tiles_from: str
 
 

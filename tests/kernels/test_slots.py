@@ -32,8 +32,8 @@ def packed(kernels, n, N, dtype, seed=0):
     kernels.reverse_rows(frozen(spd(n, seed)), order, frozen(np.full(n, 0.1)), A, 0, n)
     for j0 in range(0, n, 16):
         j1 = min(j0 + 16, n)
-        kernels.update_tile(A.T, j0, j1, j0, j1)
-        kernels.update_tile(A.T, j1, n, j0, j1)
+        kernels.update_tile(A.T, j0, j1, j0, j1, 0, j0)
+        kernels.update_tile(A.T, j1, n, j0, j1, 0, j0)
         assert kernels.factor_tile(A.T, j0, j1) == 0
         kernels.solve_tile(A.T, j1, n, j0, j1)
     place = np.full(N, -1)
