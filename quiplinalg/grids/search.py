@@ -299,6 +299,8 @@ def rms_grid(
         part = matrix[:, g * size : (g + 1) * size]
         peak = np.abs(part).max(axis=1, initial=0).astype(np.float64)
         live = peak > 0
+        if not live.any():
+            continue
         part, peak = part[live].astype(np.float64), peak[live]
         rms[live, g] = peak * np.sqrt(np.square(part / peak[:, None]).mean(axis=1))
     maxq = 2**bits - 1

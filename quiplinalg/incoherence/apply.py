@@ -1,0 +1,56 @@
+"""The rotation kernels, run over a matrix in pieces that threads share out."""
+
+from __future__ import annotations
+
+from collections import deque
+from math import prod
+
+import numpy as np
+
+from quiplinalg.incoherence.windows import Plan
+from quiplinalg.kernels.record import Kernels
+from quiplinalg.parallel import run_all, thread_count
+
+__all__ = ["aligned", "rotate_into"]
+
+_PIECE_BYTES = 1 << 22  # of X at a time: enough to hide a call, little enough to share out
+
+
+def rotate_into(
+    X: np.ndarray, out: np.ndarray, layout: tuple[bool, bool, bool], plan: Plan, kernels: Kernels
+) -> None:
+    """Rotate the rows or columns of X into those of out, C order, in out's dtype.
+
+    ``layout`` is (rows of X, rows of out, only the upper triangle of out).  X may be out where
+    both are rows.
+    """
+    if X.size == 0:
+        return
+    # a read-only view: else the kernel is compiled once more for callers' read-only arrays
+    source = np.ascontiguousarray(X, out.dtype).view()
+    source.flags.writeable = False
+    n = plan.load[0].shape[0]
+    count = source.shape[0 if layout[0] else 1]
+    lanes = kernels.vector(out.dtype)
+    step = max(1, _PIECE_BYTES // (n * lanes * out.itemsize)) * lanes
+    queue = deque((i, min(i + step, count)) for i in range(0, count, step))
+
+    def work() -> None:
+        # the vectors of all coordinates, and two copies of two fibres of a dense factor
+        tile = aligned(((n + 4 * plan.largest) * lanes,), out.dtype)
+        while True:
+            try:
+                span = queue.popleft()
+            except IndexError:
+                return
+            kernels.rotate(source, out, span, layout, plan.parts, tile)
+
+    run_all(work, [()] * min(thread_count(), len(queue)))
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an empty array that starts on a cache line."""
+    size = prod(shape) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)

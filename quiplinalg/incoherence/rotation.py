@@ -1,0 +1,322 @@
+"""Orthogonal matrices Q that are applied fast and stored in few bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from quiplinalg.arrays import as_matrix, to_numpy, work_dtype
+from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.incoherence.apply import aligned, rotate_into
+from quiplinalg.incoherence.draws import check_seed, check_size
+from quiplinalg.incoherence.windows import Plan, Window, check_windows, frozen, pack
+from quiplinalg.kernels.record import select
+from quiplinalg.parallel import run_all
+
+__all__ = ["KINDS", "Rotation"]
+
+KINDS = ("kronecker", "hadamard")
+_MIRROR_ROWS = 64  # a multiple of the lanes
+_ORTHOGONAL = 1e-9
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rotation:
+    """An (n, n) orthogonal Q = W_1 S_1 W_0 S_0 P, never formed.
+
+    P permutes, (P x)_i = x[permutation[i]]; S_0 and S_1 are random signs; W_0 and W_1 are windows:
+    Kronecker products of small orthogonal matrices on some consecutive coordinates, the identity
+    on the rest.  W_1 S_1 is there only where n does not divide well.  Made by
+    `kronecker_orthogonal` and `hadamard_orthogonal`.
+
+    Attributes
+    ----------
+    kind : str
+        "kronecker" or "hadamard".
+    n : int
+    seed : int
+        What it was drawn from.  The arrays count: nothing is drawn again.
+    permutation : ndarray, (n,) int64
+    signs : ndarray, (n,) int8
+    inner_signs : ndarray, int8
+        S_1, of the length of the second window; empty where there is one window.
+    windows : tuple of Window
+        None (n < 2), one or two.
+    factors : tuple of ndarray
+        The small dense orthogonal matrices, float64, window after window.
+
+    Notes
+    -----
+    With V a Rotation: W' = V.apply(W), H' = V.conjugate(H), and back W = V.apply_transposed(W').
+    tr(W' H' W'^T) = tr(W H W^T) up to rounding.
+
+    Examples
+    --------
+    >>> import numpy as np, quiplinalg as ql
+    >>> V = ql.hadamard_orthogonal(6, seed=0)
+    >>> W = np.arange(12.0).reshape(2, 6)
+    >>> bool(np.abs(V.apply_transposed(V.apply(W)) - W).max() < 1e-13)
+    True
+    """
+
+    kind: str
+    n: int
+    seed: int
+    permutation: np.ndarray
+    signs: np.ndarray
+    windows: tuple[Window, ...]
+    factors: tuple[np.ndarray, ...] = ()
+    inner_signs: np.ndarray = field(default_factory=lambda: np.empty(0, np.int8))
+
+    def __post_init__(self) -> None:
+        """Check the parts against each other and freeze them."""
+        n = check_size(self.n)
+        if self.kind not in KINDS:
+            raise InvalidArgumentError(
+                f"kind must be one of {', '.join(KINDS)}; got kind={self.kind!r}."
+            )
+        check_windows(n, self.windows, self.factors)
+        inner = self.windows[1].length if len(self.windows) > 1 else 0
+        kept: dict[str, Any] = {
+            "n": n,
+            "seed": check_seed(self.seed),
+            "permutation": _permutation(self.permutation, n),
+            "signs": _signs("signs", self.signs, n),
+            "inner_signs": _signs("inner_signs", self.inner_signs, inner),
+            "factors": tuple(_orthogonal(i, F) for i, F in enumerate(self.factors)),
+        }
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        parts = []
+        for window in self.windows:
+            sizes = [f"H{window.walsh}"] * (window.walsh > 1) + [str(s) for s in window.sizes]
+            parts.append(" x ".join(sizes) or "1")
+        return f"Rotation({self.kind}, n={self.n}, seed={self.seed}: {', '.join(parts) or '1'})"
+
+    @property
+    def storage_bits(self) -> int:
+        """Bits to store: 1 a sign, 32 an index of the permutation, 64 an entry of a factor."""
+        entries = sum(F.size for F in self.factors)
+        return self.signs.size + self.inner_signs.size + 32 * self.n + 64 * entries
+
+    def apply(self, X: Any, side: str = "right") -> np.ndarray:
+        """Return X Q^T (each row x becomes Q x), or Q X with side="left".
+
+        Parameters
+        ----------
+        X : array, (m, n), floating; (n, k) on the left
+            Not changed.
+        side : str
+            "right" or "left".
+
+        Returns
+        -------
+        ndarray
+            The shape of X, C order; float64 for float64, else float32.
+
+        Raises
+        ------
+        InvalidArgumentError, DTypeError
+            A wrong shape or side; not a real floating array.
+
+        Notes
+        -----
+        Per element 2 log2 of the Walsh-Hadamard size plus twice the sizes of the factors, in
+        flops, against 2 n for a dense Q; X is read once and the result written once.  Rounding
+        errors are relative to a row's norm.  The same bits for any number of threads.  NaN and
+        infinity are not looked for: they spread over their row.
+        """
+        return self._apply(X, side, backward=False)
+
+    def apply_transposed(self, X: Any, side: str = "right") -> np.ndarray:
+        """Return X Q, or Q^T X with side="left": what undoes `apply`.
+
+        Parameters
+        ----------
+        X : array, (m, n), floating; (n, k) on the left
+            Not changed.
+        side : str
+            "right" or "left".
+
+        Returns
+        -------
+        ndarray
+            As `apply`.
+
+        Raises
+        ------
+        InvalidArgumentError, DTypeError
+            As `apply`.
+        """
+        return self._apply(X, side, backward=True)
+
+    def conjugate(self, H: Any) -> np.ndarray:
+        """Return Q H Q^T, exactly symmetric.
+
+        Parameters
+        ----------
+        H : array, (n, n), floating
+            Symmetric: taken to be so, not checked.  Not changed.
+
+        Returns
+        -------
+        ndarray, (n, n)
+            C order; float64 for float64, else float32.  Its lower triangle is a copy of the upper.
+
+        Raises
+        ------
+        InvalidArgumentError, DTypeError
+            Not square of order n; not a real floating array.
+
+        Notes
+        -----
+        Twice the work of `apply`, in the memory of the result.  The same bits for any number of
+        threads.
+        """
+        matrix = as_matrix(H, "H", square=True)
+        if matrix.shape[0] != self.n:
+            raise InvalidArgumentError(
+                f"H must be ({self.n}, {self.n}) for a rotation of n={self.n}; got "
+                f"H.shape={matrix.shape}. Make the rotation with n=H.shape[0]."
+            )
+        kernels = select()
+        out = aligned(matrix.shape, work_dtype(matrix))
+        plan = self._plan(False, out.dtype)
+        # (H Q^T)^T = Q H is written by columns, and its rows are then rotated where they are
+        rotate_into(matrix, out, (True, False, False), plan, kernels)
+        rotate_into(out, out, (True, True, True), plan, kernels)
+        edges = [*range(0, self.n, _MIRROR_ROWS), self.n]
+        run_all(kernels.mirror, [(out, i, j) for i, j in pairwise(edges)])
+        return out
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return all it takes to make the rotation again, under flat names for a file.
+
+        Returns
+        -------
+        dict of str to ndarray
+            "permutation" (int64), "signs", "inner_signs" (int8), "factor0", "factor1", ...
+            (float64), and "windows" (int64), a row (start, walsh, number of factors) for each
+            window.
+        """
+        windows = [(w.start, w.walsh, len(w.sizes)) for w in self.windows]
+        return {
+            "permutation": self.permutation,
+            "signs": self.signs,
+            "inner_signs": self.inner_signs,
+            "windows": np.array(windows, np.int64).reshape(-1, 3),
+            **{f"factor{i}": F for i, F in enumerate(self.factors)},
+        }
+
+    @classmethod
+    def from_arrays(cls, kind: str, n: int, seed: int, arrays: Mapping[str, Any]) -> Rotation:
+        """Make a rotation from the arrays of `to_arrays`; nothing is drawn.
+
+        Parameters
+        ----------
+        kind : str
+            "kronecker" or "hadamard".
+        n, seed : int
+        arrays : mapping of str to array
+            As `to_arrays` returns them; unsigned or narrower integers do as well.
+
+        Raises
+        ------
+        InvalidArgumentError
+            A missing or unknown name, a wrong shape, no permutation, signs that are not +-1, or
+            factors that are not orthogonal to 1e-9.
+        DTypeError
+            Arrays of a kind that has no meaning here.
+        """
+        count = sum(name.startswith("factor") for name in arrays)
+        names = {"permutation", "signs", "inner_signs", "windows"}
+        names |= {f"factor{i}" for i in range(count)}
+        if set(arrays) != names:
+            raise InvalidArgumentError(
+                f"A rotation has the arrays {sorted(names)}; got {sorted(arrays)}. "
+                "Pass what Rotation.to_arrays() returned."
+            )
+        table = to_numpy(arrays["windows"], "windows", integers=True)
+        if table.ndim != 2 or table.shape[1] != 3 or table.dtype.kind not in "iu":
+            raise InvalidArgumentError(
+                "windows must be whole numbers (w, 3), a row (start, walsh, number of factors) for "
+                f"each window; got windows.shape={table.shape}, {table.dtype}."
+            )
+        factors = [as_matrix(arrays[f"factor{i}"], f"factor{i}", square=True) for i in range(count)]
+        windows, used = [], 0
+        for start, walsh, number in table.tolist():
+            sizes = tuple(F.shape[0] for F in factors[used : used + max(number, 0)])
+            windows.append(Window(start, sizes, walsh))
+            used += len(sizes)
+        return cls(
+            kind=kind,
+            n=n,
+            seed=seed,
+            permutation=to_numpy(arrays["permutation"], "permutation", integers=True),
+            signs=to_numpy(arrays["signs"], "signs", integers=True),
+            windows=tuple(windows),
+            factors=tuple(factors),
+            inner_signs=to_numpy(arrays["inner_signs"], "inner_signs", integers=True),
+        )
+
+    def _plan(self, backward: bool, dtype: np.dtype) -> Plan:
+        parts = (self.permutation, self.signs, self.inner_signs, self.windows, self.factors)
+        return pack(*parts, backward, dtype)
+
+    def _apply(self, X: Any, side: str, backward: bool) -> np.ndarray:
+        if side not in ("right", "left"):
+            raise InvalidArgumentError(
+                f"side must be 'right' or 'left'; got side={side!r}. "
+                "Use 'right' for the columns of X, 'left' for its rows."
+            )
+        matrix = as_matrix(X, "X")
+        rows = side == "right"
+        if matrix.shape[1 if rows else 0] != self.n:
+            expected = f"(m, {self.n})" if rows else f"({self.n}, k)"
+            raise InvalidArgumentError(
+                f"X must be {expected} for a rotation of n={self.n} on the {side}; got "
+                f"X.shape={matrix.shape}. Pass side={'left' if rows else 'right'!r} to rotate the "
+                "other axis."
+            )
+        out = aligned(matrix.shape, work_dtype(matrix))
+        plan = self._plan(backward, out.dtype)
+        rotate_into(matrix, out, (rows, rows, False), plan, select())
+        return out
+
+
+def _permutation(values: Any, n: int) -> np.ndarray:
+    a = np.asarray(values)
+    whole = a.dtype.kind in "iu" and a.shape == (n,)
+    if not whole or not np.array_equal(np.sort(a), np.arange(n)):
+        raise InvalidArgumentError(
+            f"permutation must hold 0 .. {n - 1}, each once; got an array of {a.dtype}, "
+            f"shape {a.shape}, that does not."
+        )
+    return frozen(a, np.int64)
+
+
+def _signs(name: str, values: Any, n: int) -> np.ndarray:
+    a = np.asarray(values)
+    if a.shape != (n,) or not np.isin(a, (-1, 1)).all():
+        raise InvalidArgumentError(
+            f"{name} must hold {n} numbers +1 or -1; got an array of {a.dtype}, shape {a.shape}, "
+            "that does not."
+        )
+    return frozen(a, np.int8)
+
+
+def _orthogonal(index: int, F: np.ndarray) -> np.ndarray:
+    kept = frozen(F, np.float64)
+    error = float(np.abs(kept.T @ kept - np.eye(kept.shape[0])).max(initial=0))
+    if not error <= _ORTHOGONAL:
+        raise InvalidArgumentError(
+            f"factor{index} must be orthogonal to {_ORTHOGONAL:g}; got |F^T F - I| = {error:.3g}. "
+            "Keep factors in float64."
+        )
+    return kept
