@@ -2,34 +2,62 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.factor.min_pivot import factor_min_pivot
+from quiplinalg.factor.tiled import factor_reversed
+from quiplinalg.kernels.record import Kernels
 
-__all__ = ["ORDERS", "rounding_order"]
+__all__ = ["ORDERS", "check_order", "factor_in_order"]
 
-ORDERS = ("natural", "act")
+ORDERS = ("natural", "act", "min-pivot")
 
 
-def rounding_order(order: str, diagonal: np.ndarray) -> np.ndarray:
-    """Return the (n,) permutation in which columns are rounded.
+def check_order(order: Any) -> None:
+    """Raise InvalidArgumentError unless ``order`` is one of `ORDERS`."""
+    if not isinstance(order, str) or order not in ORDERS:
+        raise InvalidArgumentError(
+            f"order must be one of {', '.join(ORDERS)}; got order={order!r}. "
+            'order="act" is what other libraries call desc_act or act-order.'
+        )
+
+
+def factor_in_order(
+    H: np.ndarray, order: str, shift: np.ndarray, kernels: Kernels
+) -> tuple[np.ndarray, np.ndarray]:
+    """Factor H + diag(shift), columns in the order of rounding.
 
     Parameters
     ----------
+    H : ndarray, (n, n), symmetric, C order
     order : str
-        "natural": 0 .. n-1; "act": by descending diagonal of H, ties in natural order.
-    diagonal : ndarray, (n,)
+        "natural": 0 .. n-1; "act": by descending diagonal of H, ties in natural order;
+        "min-pivot": the column of the least Schur diagonal last, and so on (`factor_min_pivot`).
+    shift : ndarray, (n,), float64
+        In the caller's column order.
+    kernels : Kernels
+
+    Returns
+    -------
+    A : ndarray, (n, n), float64, C order
+        As `factor_reversed`.
+    permutation : ndarray, (n,), int64
+        The columns in the order they are rounded.
 
     Raises
     ------
     InvalidArgumentError
         Another order.
+    NotPositiveDefiniteError
+        With the row of the caller's H and the pivot there.
     """
-    if order == "natural":
-        return np.arange(diagonal.shape[0])
+    check_order(order)
+    if order == "min-pivot":  # known only once the factor is
+        return factor_min_pivot(H, shift, kernels)
+    permutation = np.arange(H.shape[0])
     if order == "act":
-        return np.argsort(-diagonal, kind="stable")
-    raise InvalidArgumentError(
-        f"order must be one of {', '.join(ORDERS)}; got order={order!r}. "
-        'order="act" is what other libraries call desc_act or act-order.'
-    )
+        permutation = np.argsort(-H.diagonal(), kind="stable")
+    return factor_reversed(H, permutation, shift, kernels), permutation

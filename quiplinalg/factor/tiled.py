@@ -58,13 +58,13 @@ def _block_column(A: np.ndarray, j0: int, j1: int, kernels: Kernels) -> int:
     def diagonal() -> None:
         nonlocal info
         try:
-            kernels.update_tile(A, j0, j1, j0, j1)
+            kernels.update_tile(A, j0, j1, j0, j1, 0, j0)
             info = kernels.factor_tile(A, j0, j1)
         finally:
             known.set()
 
     def below(i0: int, i1: int) -> None:
-        kernels.update_tile(A, i0, i1, j0, j1)
+        kernels.update_tile(A, i0, i1, j0, j1, 0, j0)
         known.wait()  # never for long: the diagonal tile was started first
         if not info:
             kernels.solve_tile(A, i0, i1, j0, j1)
