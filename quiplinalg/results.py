@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,11 @@ from quiplinalg.arrays import as_matrix
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.grids.apply import dequantize, round_to_grid
 from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.incoherence.process import Processing
 from quiplinalg.kernels.record import select
 from quiplinalg.losses import proxy_loss
 
-__all__ = ["LDL", "UDU", "Cholesky", "Quantized"]
+__all__ = ["LDL", "UDU", "BoundedFeedback", "Cholesky", "Quantized"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,35 @@ class UDU:
         return _solve(self.T, self.D, b, lower=False)
 
 
+@dataclass(frozen=True, eq=False)
+class BoundedFeedback:
+    """The solution of min tr(R H R^T), R unit upper triangular, ||R e_j||^2 <= 1 + c.
+
+    ``T`` is R^-1 (n, n), the feedback is ``U`` = T - I; H is with its ``damp`` (in H's units).
+    ``multipliers`` (n,) are those of the columns, 0 where the bound is not reached: T is also the
+    factor of H + diag(multipliers).  ``lower_bound`` is below the objective of every such R.
+    """
+
+    R: np.ndarray
+    T: np.ndarray
+    multipliers: np.ndarray
+    objective: float
+    lower_bound: float
+    c: float
+    damp: float
+    iterations: int
+
+    @property
+    def U(self) -> np.ndarray:
+        """T - I, strictly upper triangular."""
+        return self.T - np.eye(self.T.shape[0])
+
+    @property
+    def gap(self) -> float:
+        """How far the objective may be from the least, at most, relative to it."""
+        return (self.objective - self.lower_bound) / self.objective if self.objective else 0.0
+
+
 def _solve(R: np.ndarray, D: np.ndarray | None, b: Any, lower: bool) -> np.ndarray:
     """x with R diag(D) R^T x = b; R is unit triangular where D is given."""
     from scipy.linalg import solve_triangular
@@ -93,19 +123,20 @@ class Quantized:
     Attributes
     ----------
     codes : ndarray, (m, n), uint8 (int32 on an unbounded grid), in the caller's column order
+        Where ``processing`` is given, of the processed weights.
     grid : UniformGrid
     method : str
-        "nearest", "ldlq" or "gptq".
+        "nearest", "ldlq", "gptq", "quip", "quip-authors" or "safe".
     rounding : str
         "nearest" (ties to even) or "stochastic".
     order : str
-        "natural" or "act".
+        "natural", "act" or "min-pivot".
     permutation : ndarray, (n,), int64, or None
         The columns in the order they were rounded; None for the natural order.
     loss : float
         tr((W_hat - W) H (W_hat - W)^T) under the H that was passed, without damping.
     trace_D : float
-        tr D of the damped H in the order used.
+        tr D of the damped H in the order used; with a ``feedback_bound``, tr(R H R^T) of it.
     damp : float
         What was added to the diagonal of H, in H's units.
     dead : ndarray, (k,), int64
@@ -118,6 +149,17 @@ class Quantized:
         The seed of stochastic rounding.
     precision : str
         "float32" or "float64": what the targets and W_hat were computed in.
+    feedback_bound : float or None
+        The c of `safe`, where the feedback was bounded.
+    passes : int
+        Passes of coordinate descent after the rounding (`descend`).
+    changed : int
+        Codes that the last of them changed; 0 after some passes is a fixed point, where no change
+        of one code lowers the loss.
+    processing : Processing or None
+        How the weights were rescaled and rotated before rounding; `dequantize` undoes it.
+    candidates : mapping of str to float, or None
+        Loss of each rotation that was tried and of none, before refinement.
     restore : callable or None
         Turns W_hat into the caller's kind of array; None after reading from a file.
     """
@@ -136,6 +178,11 @@ class Quantized:
     clipped: float
     seed: int | None = None
     precision: str = "float32"
+    feedback_bound: float | None = None
+    passes: int = 0
+    changed: int = 0
+    processing: Processing | None = None
+    candidates: Mapping[str, float] | None = None
     restore: Callable[[np.ndarray], Any] | None = field(default=None)
 
     @property
@@ -145,7 +192,8 @@ class Quantized:
 
     @property
     def bits_per_weight(self) -> float:
-        """What must be stored to dequantise: codes, scales, zeros, and the group of each column.
+        """What must be stored to dequantise: codes, scales, zeros, the group of each column, and
+        the scales and rotations of the processing.
 
         NaN on an unbounded grid.
         """
@@ -155,10 +203,14 @@ class Quantized:
         index = self.grid.group_index
         regular = index is None or bool((np.diff(index) >= 0).all())
         total = self.grid.bits * m * n + self.grid.storage_bits(m, n) + (0 if regular else 32 * n)
+        total += 0 if self.processing is None else self.processing.storage_bits
         return total / max(m * n, 1)
 
     def dequantize(self) -> Any:
-        """Return W_hat = scale * (codes - zero), (m, n), in the kind and dtype of W."""
+        """Return W_hat = scale * (codes - zero), (m, n), in the kind and dtype of W.
+
+        Rotated and rescaled weights come back in the original basis.
+        """
         values = self.__array__(np.dtype(self.precision))
         return values if self.restore is None else self.restore(values)
 
@@ -169,6 +221,8 @@ class Quantized:
         wide = dtype is not None and np.dtype(dtype) == np.float64
         kind = np.result_type(self.grid.scale.dtype, np.float64 if wide else np.float32)
         out = dequantize(self.codes, self.grid, kind)
+        if self.processing is not None:
+            out = self.processing.undo(out)
         return out if dtype is None else out.astype(dtype, copy=False)
 
     def nearest_loss(self, W: Any, H: Any) -> float:
@@ -186,15 +240,37 @@ class Quantized:
                 f"W must be the weight that was quantised, {self.shape}; got {weight.shape}. "
                 "Pass it as it was given then."
             )
-        codes, _, _ = round_to_grid(weight, self.grid, select())
-        return proxy_loss(dequantize(codes, self.grid, np.dtype(np.float64)), weight, H)
+        processed = weight if self.processing is None else self.processing.weight(weight)
+        codes, _, _ = round_to_grid(processed, self.grid, select())
+        rounded = dequantize(codes, self.grid, np.dtype(np.float64))
+        if self.processing is not None:
+            rounded = self.processing.undo(rounded)
+        return proxy_loss(rounded, weight, H)
+
+    def _choice(self) -> str:
+        """The rotation, and what each of the others that were tried would have cost."""
+        name = "none" if self.processing is None else self.processing.rotation
+        text = "no rotation" if name == "none" else f"{name} rotation"
+        losses = dict(self.candidates or {})
+        own = losses.pop(name, 0.0)
+        if own > 0 and losses:
+            gaps = (f"{k} {10 * np.log10(v / own):+.2f} dB" for k, v in losses.items())
+            text += f" ({', '.join(gaps)})"
+        return text
+
+    def _descent(self) -> str:
+        end = f"{self.changed} codes changed in the last" if self.changed else "a fixed point"
+        return f"{self.passes} pass{'es' if self.passes > 1 else ''} of descent, {end}"
 
     def __repr__(self) -> str:
         m, n = self.shape
         width = "unbounded" if self.grid.bits is None else f"{self.grid.bits} bits"
         notes = [f"loss {self.loss:.4g}", f"{self.bits_per_weight:.3f} bits/weight"]
         notes += [f"{self.order} order"] if self.method != "nearest" else []
+        notes += [self._choice()] if self.processing is not None or self.candidates else []
         notes += [f"damp {self.damp:.3g}"] if self.damp else []
+        notes += [f"bound {self.feedback_bound:.3g}"] if self.feedback_bound is not None else []
+        notes += [self._descent()] if self.passes else []
         notes += [f"{100 * self.clipped:.2g}% clipped"] if self.clipped else []
         notes += [f"{self.near_tie_rows} rows near a tie"] if self.near_tie_rows else []
         notes += [f"{self.dead.size} dead columns"] if self.dead.size else []

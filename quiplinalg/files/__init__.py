@@ -32,7 +32,15 @@ Result file (root: "quiplinalg-result", quiplinalg-version)::
         group_index             "array", (n,) int32, absent for one group
         permutation             "array", (n,) int64, absent for the natural order
         dead                    "array", (k,) int64
+        scales                  "array", (n,) float16: the inputs were multiplied by them; absent
+                                without rescaling
+        input_<part>            "array": the parts of the rotation of the inputs (of the outputs),
+        output_<part>           with its kind and seed as attributes input_rotation and input_seed
+                                of the layer; absent without one.  As Rotation.to_arrays:
+                                permutation, signs, inner_signs, windows, factor0, factor1, ...
 
+The weights are U^T (scale (codes - zero)) V diag(1/scales), V the input and U the output rotation.
+``candidates`` is the JSON object of the losses of the rotations that were tried.
 ``crc32`` of each dataset is the CRC-32 of its elements in C order, little-endian.
 ``attributes_crc32`` is that of the UTF-8 lines ``<name>``, then for the layer and, after a line
 with its name, each dataset in name order: ``key=value`` for the sorted attributes, with Python's

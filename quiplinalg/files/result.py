@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any, Self
 
 import h5py
 import numpy as np
 
-from quiplinalg.errors import FormatError, InvalidArgumentError
+from quiplinalg.errors import DTypeError, FormatError, InvalidArgumentError
 from quiplinalg.files.elements import (
     attribute_names,
     check_encoding,
@@ -28,16 +29,21 @@ from quiplinalg.files.guard import (
 from quiplinalg.files.measure import Limits
 from quiplinalg.files.reader import layer_names
 from quiplinalg.files.result_layout import (
+    CANDIDATES,
     CHECKSUM,
     DATASETS,
+    DEFAULTS,
     GRID_SCALARS,
     LAYER_SCALARS,
+    PROCESSING_SCALARS,
     RESERVED,
+    is_processing,
     layer_checksum,
     layer_objection,
 )
 from quiplinalg.grids.packing import unpack
 from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.incoherence.process import Processing
 from quiplinalg.results import Quantized
 
 __all__ = ["ResultReader", "open_result"]
@@ -97,7 +103,14 @@ class ResultReader:
             if problem:
                 raise FormatError(problem, self.path, group.name)
             return Quantized(
-                codes=codes, grid=grid, permutation=permutation, dead=dead, **fields, restore=None
+                codes=codes,
+                grid=grid,
+                permutation=permutation,
+                dead=dead,
+                **fields,
+                processing=self._processing(group, codes.shape),
+                candidates=self._candidates(group),
+                restore=None,
             )
 
     def attributes(self, name: str) -> dict[str, str | int | float]:
@@ -166,11 +179,39 @@ class ResultReader:
             )
         return unpack(packed.reshape(m, row), bits, n)
 
+    def _processing(self, group: h5py.Group, shape: tuple[int, int]) -> Processing | None:
+        found = {key: read_attribute(group, key, kind) for key, kind in PROCESSING_SCALARS.items()}
+        scalars = {key: value for key, value in found.items() if value is not None}
+        names = [key for key, _ in leaves(group, self._limits, lambda _: True)]
+        arrays = {key: self._read(group, key) for key in names if is_processing(key)}
+        if not scalars and not arrays:
+            return None
+        try:
+            return Processing.from_parts(shape, scalars, arrays)
+        except (InvalidArgumentError, DTypeError, KeyError) as error:
+            raise FormatError(f"expected a processing; {error}", self.path, group.name) from error
+
+    def _candidates(self, group: h5py.Group) -> dict[str, float] | None:
+        text = read_attribute(group, CANDIDATES, str)
+        if text is None:
+            return None
+        table = json.loads(text)
+        losses = isinstance(table, dict) and all(isinstance(v, float) for v in table.values())
+        if not losses:
+            raise FormatError(
+                f"expected losses by name in {CANDIDATES!r}; got {text[:40]!r}",
+                self.path,
+                group.name,
+            )
+        return table
+
     def _scalars(self, group: h5py.Group, fields: dict) -> dict[str, Any]:
-        return {
-            field: (read_attribute if optional else require_attribute)(group, key, kind)
-            for key, (field, kind, optional) in fields.items()
-        }
+        found = {}
+        for key, (field, kind, optional) in fields.items():
+            read = read_attribute if optional or key in DEFAULTS else require_attribute
+            value = read(group, key, kind)
+            found[field] = DEFAULTS.get(key) if value is None else value
+        return found
 
     def close(self) -> None:
         """Close the file."""

@@ -15,11 +15,15 @@ from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.results import Quantized
 
 __all__ = [
+    "CANDIDATES",
     "CHECKSUM",
     "DATASETS",
+    "DEFAULTS",
     "GRID_SCALARS",
     "LAYER_SCALARS",
+    "PROCESSING_SCALARS",
     "RESERVED",
+    "is_processing",
     "layer_checksum",
     "layer_objection",
 ]
@@ -51,7 +55,27 @@ def _scalar_fields(record: type, prefix: str) -> dict[str, tuple[str, type, bool
 
 LAYER_SCALARS = _scalar_fields(Quantized, "")
 GRID_SCALARS = _scalar_fields(UniformGrid, "grid_")
-RESERVED = {"encoding-type", "encoding-version", CHECKSUM, *LAYER_SCALARS, *GRID_SCALARS}
+# Whole numbers that newer versions added: files written before have none.
+DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(Quantized)
+    if isinstance(field.default, int)
+}
+CANDIDATES = "candidates"  # a JSON object of losses
+PROCESSING_SCALARS = {
+    f"{side}_{key}": kind
+    for side in ("input", "output")
+    for key, kind in (("rotation", str), ("seed", int))
+}
+RESERVED = {
+    "encoding-type", "encoding-version", CHECKSUM, CANDIDATES,
+    *LAYER_SCALARS, *GRID_SCALARS, *PROCESSING_SCALARS,
+}  # fmt: skip
+
+
+def is_processing(name: str) -> bool:
+    """Whether a dataset of a layer belongs to its processing."""
+    return name == "scales" or name.startswith(("input_", "output_"))
 
 
 def layer_checksum(name: str, group: h5py.Group, parts: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import metadata
 
 import h5py
@@ -17,6 +18,7 @@ from quiplinalg.files.elements import (
     write_array,
 )
 from quiplinalg.files.result_layout import (
+    CANDIDATES,
     CHECKSUM,
     DATASETS,
     GRID_SCALARS,
@@ -91,6 +93,12 @@ class ResultWriter(AtomicWriter):
             for key, array in held.items()
             if array is not None
         }
+        marks: dict[str, str | int] = {}
+        if quantized.processing is not None:
+            marks, parts_of_it = quantized.processing.to_parts()
+            arrays |= parts_of_it
+        if quantized.candidates:
+            marks[CANDIDATES] = json.dumps(dict(quantized.candidates))
         problem = layer_objection(codes, grid, arrays.get("permutation"), arrays["dead"])
         if problem:
             raise InvalidArgumentError(f"layer {name!r}: {problem}.")
@@ -99,7 +107,7 @@ class ResultWriter(AtomicWriter):
             group = make_group(file["layers"], parts, "layer")
             for scalars, record in ((LAYER_SCALARS, quantized), (GRID_SCALARS, grid)):
                 set_attributes(group, **{k: getattr(record, f) for k, (f, _, _) in scalars.items()})
-            set_attributes(group, **attributes)
+            set_attributes(group, **marks, **attributes)
             if grid.bits is None:
                 _write(group, "codes", codes)
             else:

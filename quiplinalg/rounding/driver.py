@@ -8,7 +8,7 @@ damped H is sum_k D_k eta_k^2, and under H itself that less sum_k damping_k (W_h
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -17,8 +17,8 @@ import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import damped
-from quiplinalg.factor.orders import rounding_order
-from quiplinalg.factor.tiled import factor_reversed
+from quiplinalg.factor.multipliers import column_multipliers
+from quiplinalg.factor.orders import factor_in_order
 from quiplinalg.grids.apply import tie_tolerance
 from quiplinalg.grids.search import fit_groups, stored_grid, work_matrix
 from quiplinalg.grids.uniform import UniformGrid
@@ -53,8 +53,24 @@ class Plan:
         return int(self.group.max(initial=0)) + 1
 
 
-def round_with_feedback(W: Any, H: Any, method: str, options: Options, backend: str) -> Quantized:
-    """Round W with feedback under H; see `quiplinalg.ldlq` for the arguments and errors."""
+GridStep = Callable[[UniformGrid | None], UniformGrid]
+
+
+def round_with_feedback(
+    W: Any,
+    H: Any,
+    method: str,
+    options: Options,
+    backend: str,
+    search: Sequence[GridStep] = (),
+    bound: float | None = None,
+) -> Quantized:
+    """Round W with feedback under H; see `quiplinalg.ldlq` for the arguments and errors.
+
+    ``bound`` is the c of `quiplinalg.safe`: its feedback is that of a damping for each column.
+    ``search`` are functions from the best grid so far (None at first) to the next one to try;
+    each row keeps the grid of its least loss, or all rows where they share one scale.
+    """
     kernels = select(backend)
     weight = work_matrix(W)
     hessian = symmetric_matrix(H, "H", kernels)
@@ -66,14 +82,20 @@ def round_with_feedback(W: Any, H: Any, method: str, options: Options, backend: 
         )
     options.check_grid(m, n)
     diagonal = hessian.diagonal()
-    order = rounding_order(options.order, diagonal)
     if options.grid is not None and options.grid.scale.dtype == np.float64:
         weight = weight.astype(np.float64, copy=False)
     dynamic = options.grid is None and options.group_size is not None and not options.static_groups
 
-    factor, damp, shift = damped(
-        lambda _, shift: factor_reversed(hessian, order, shift, kernels), diagonal, options.damp
+    (factor, order), damp, shift = damped(
+        lambda _, shift: factor_in_order(hessian, options.order, shift, kernels),
+        diagonal,
+        options.damp,
     )
+    objective = None
+    if bound is not None:
+        bounded = column_multipliers(hessian, order, shift, factor, kernels, bound)
+        factor, shift, objective = bounded.factor, shift + bounded.values, bounded.objective
+        del bounded
     D = factor.diagonal()[::-1] ** 2  # no view of it: the factor is freed before the rounding
     place, spans = _layout(n, options, kernels, dynamic)
     real = place >= 0
@@ -91,14 +113,17 @@ def round_with_feedback(W: Any, H: Any, method: str, options: Options, backend: 
         group = np.where(real, columns // (options.group_size or max(n, 1)), 0)
     plan = Plan(weight, columns, U, full_D, full_damping, spans, group.astype(np.int32))
 
-    clips = ("mse", "minmax") if options.clip == "best" else (options.clip,)
-    rounder, *others = [
-        _Rounder(plan, None if dynamic else grid_before(weight, tried, kernels), tried, kernels)
-        for tried in (replace(options, clip=clip) for clip in clips)
-    ]
-    for other in others:
-        rounder.keep_better_rows(other)
     grid = options.grid
+    if search:
+        rounder, grid = _search(plan, search, options, kernels)
+    else:
+        clips = ("mse", "minmax") if options.clip == "best" else (options.clip,)
+        rounder, *others = [
+            _Rounder(plan, None if dynamic else grid_before(weight, tried, kernels), tried, kernels)
+            for tried in (replace(options, clip=clip) for clip in clips)
+        ]
+        for other in others:
+            rounder.keep_better_rows(other)
     if grid is None:
         index = None
         if rounder.scale.shape[1] > 1:
@@ -107,7 +132,6 @@ def round_with_feedback(W: Any, H: Any, method: str, options: Options, backend: 
         dtype = np.dtype(np.float32)
         grid = stored_grid(rounder.scale, rounder.zero, options.bits, options.sym, dtype, index)
 
-    loss, damped_part = rounder.row_loss.sum(axis=0)  # in the order of rows, whoever rounded them
     stochastic = options.rounding == "stochastic"
     return Quantized(
         codes=rounder.codes,
@@ -116,8 +140,8 @@ def round_with_feedback(W: Any, H: Any, method: str, options: Options, backend: 
         rounding=options.rounding,
         order=options.order,
         permutation=None if options.order == "natural" else order,
-        loss=max(float(loss - damped_part), 0.0),
-        trace_D=float(D.sum()),
+        loss=rounder.loss,
+        trace_D=float(D.sum()) if objective is None else objective,
         damp=damp,
         dead=np.flatnonzero(diagonal == 0),
         near_tie_rows=0
@@ -126,8 +150,29 @@ def round_with_feedback(W: Any, H: Any, method: str, options: Options, backend: 
         clipped=float(rounder.row_clipped.sum()) / max(m * n, 1),
         seed=options.seed if stochastic else None,
         precision=weight.dtype.name,
+        feedback_bound=bound,
         restore=like(W),
     )
+
+
+def _search(
+    plan: Plan, search: Sequence[GridStep], options: Options, kernels: Kernels
+) -> tuple[_Rounder, UniformGrid]:
+    """Round with every grid of the search; return the best of each row, and its grid."""
+    first, *others = search
+    grid = first(None)
+    best = _Rounder(plan, grid, options, kernels)
+    for step in others:
+        tried = step(grid)
+        other = _Rounder(plan, tried, options, kernels)
+        if tried.scale.shape[0] < plan.W.shape[0]:  # one scale for all rows: all or nothing
+            if other.loss < best.loss:
+                best, grid = other, tried
+            continue
+        best.keep_better_rows(other)
+        stored = tried.scale.dtype
+        grid = replace(tried, scale=best.scale.astype(stored), zero=best.zero.astype(stored))
+    return best, grid
 
 
 def grid_before(weight: np.ndarray, options: Options, kernels: Kernels) -> UniformGrid:
@@ -201,6 +246,12 @@ class _Rounder:
         self.row_loss = np.zeros((m, 2))
         self.row_clipped = np.zeros(m)
         self._run()
+
+    @property
+    def loss(self) -> float:
+        """The loss under H, without damping."""
+        loss, damped_part = self.row_loss.sum(axis=0)  # in the order of rows, whoever did them
+        return max(float(loss - damped_part), 0.0)
 
     def keep_better_rows(self, other: _Rounder) -> None:
         """Take the rows whose loss is smaller in another rounding of the same plan."""

@@ -61,8 +61,10 @@ def ldlq(
         bits where weights have outliers); "minmax" spans the weights; "best" rounds with both and
         keeps the better of each row by its loss under H, for a second feedback pass.
     order : str
-        "act" rounds columns by descending diagonal of H; "natural" from 0 to n-1.  Codes always
-        come back in the caller's column order.
+        "act" rounds columns by descending diagonal of H; "natural" from 0 to n-1; "min-pivot"
+        chooses from the last to the first, each time the column with the least Schur complement
+        of those chosen before: usually the least tr D, for up to twice the time of the factor.
+        Codes always come back in the caller's column order.
     damp : float, "auto" or AbsoluteDamp
         Added to the diagonal of H: a fraction of its mean over live columns; "auto" raises it from
         0.01 until H is positive definite, with a DampingWarning.

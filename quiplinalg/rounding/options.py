@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import AbsoluteDamp
+from quiplinalg.factor.orders import check_order
 from quiplinalg.grids.search import check_bits, check_group_size
 from quiplinalg.grids.uniform import UniformGrid
 
-__all__ = ["CLIPS", "NORM", "ROUNDINGS", "Options"]
+__all__ = ["CLIPS", "NORM", "ROUNDINGS", "Options", "check_passes"]
 
 CLIPS = ("mse", "minmax", "best")
 ROUNDINGS = ("nearest", "stochastic")
@@ -57,6 +59,7 @@ class Options:
                     f"{name} must be {' or '.join(map(repr, choices))}; got {name}={value!r}. "
                     f"{choices[0]!r} is the usual choice."
                 )
+        check_order(self.order)
         if self.rounding == "stochastic":
             whole = isinstance(self.seed, (int, np.integer)) and not isinstance(self.seed, bool)
             if not whole or not 0 <= int(self.seed) < 1 << 63:  # type: ignore[arg-type]
@@ -96,3 +99,13 @@ class Options:
         """The 32-bit key that a 64-bit seed is folded to."""
         seed = int(self.seed or 0)
         return (seed ^ (seed >> 32)) & 0xFFFFFFFF
+
+
+def check_passes(passes: Any, name: str) -> None:
+    """Raise unless ``passes`` is a number of passes of at least 0, or None."""
+    whole = isinstance(passes, (int, np.integer)) and not isinstance(passes, bool)
+    if passes is not None and not (whole and passes >= 0):
+        raise InvalidArgumentError(
+            f"{name} must be a number of passes of at least 0, or None to go on until nothing "
+            f"changes; got {name}={passes!r}. 3 passes bring most of the gain."
+        )

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
+from quiplinalg.errors import ConvergenceError, InvalidArgumentError, NotPositiveDefiniteError
+from quiplinalg.factor.multipliers import column_multipliers
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import select
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.driver import tie_tolerance
+from quiplinalg.rounding.verify_descent import claims, unsettled
+from quiplinalg.rounding.verify_processed import verify_processed
 from quiplinalg.symmetric import symmetric_matrix
 
 __all__ = ["Verification", "verify"]
 
 _ROWS = 256
-_METHODS = ("nearest", "ldlq", "gptq")
+_METHODS = ("nearest", "ldlq", "gptq", "safe", "quip", "quip-authors")
 _LOSS_RTOL = {"float32": 1e-5, "float64": 1e-10}
+_CLAIMS = (
+    "codes are not the rounding of their targets",
+    "every code is the rounding of its target, and the loss is the stored one",
+)
+_SOLVED = 1e-8  # to which the multipliers of "safe" are the same on another machine
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,9 @@ class Verification:
     ok : bool
         Every check passed.
     codes_wrong : int
-        Codes that are not the rounding of their target, or not on the grid; 0 where ``reason``
-        says why they could not be checked.
+        Codes that are not the rounding of their target (after descent: that would lower the loss
+        if changed by one), or not on the grid; 0 where ``reason`` says why they could not be
+        checked.
     worst : float
         By how much the worst code misses the rounding of its target, in grid units; 0 where all
         are exact, and at most the tolerance where only ties and rounding errors part them; NaN
@@ -73,7 +83,7 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
     H : array, (n, n), floating
         What was quantised; not changed.
     quantized : Quantized
-        Of method "nearest", "ldlq" or "gptq", fresh or from a file.
+        Fresh or from a file.
 
     Returns
     -------
@@ -88,7 +98,11 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
     -----
     Independent of the kernels that round: LAPACK's Cholesky and plain products, n^3/3 + 4 m n^2
     flops in float64.  Stochastic rounding is checked against its random numbers, drawn again from
-    the seed.
+    the seed; the bounded feedback of "safe" is found again, and R^-1 takes the place of T.  Of a
+    layer that was rescaled and rotated the codes are checked in that basis, the loss in the
+    original one.  Codes that coordinate descent has changed are the rounding of no target: they
+    must be on the grid, and at a fixed point (``changed`` is 0) no code may lower the loss if it
+    is changed by one.
 
     A target is recomputed to within the rounding errors of the sum it was: in float32 these grow
     like sqrt(n) eps times the sum of the absolute terms, |W| + ||E|| ||U_k||, in grid units, and
@@ -119,17 +133,29 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
     weight = work_matrix(W)
     hessian = symmetric_matrix(H, "H", checker).astype(np.float64)
     _check_shapes(weight, hessian, quantized)
+    if quantized.processing is None:
+        return _verify_codes(weight, hessian, quantized)
+    return verify_processed(weight, hessian, quantized, partial(_verify_codes, loss_is_known=False))
+
+
+def _verify_codes(
+    weight: np.ndarray, hessian: np.ndarray, quantized: Quantized, loss_is_known: bool = True
+) -> Verification:
+    """Verify a layer in the basis of its codes."""
     problem = _objection(quantized, weight.shape[1])
     weight = weight.astype(np.float64, copy=False)
     n = weight.shape[1]
     order, U, D, spread = np.arange(n), None, np.zeros(n), 0.0  # v = W
-    if quantized.method != "nearest" and not problem:
+    if quantized.passes:
+        D = hessian.diagonal()
+    elif quantized.method != "nearest" and not problem:
         stored = quantized.permutation
         try:
             hessian, U, D, spread = _feedback(
-                hessian, order if stored is None else np.asarray(stored), quantized.damp
-            )
-        except NotPositiveDefiniteError as error:
+                hessian, order if stored is None else np.asarray(stored), quantized.damp,
+                quantized.feedback_bound if quantized.method == "safe" else None,
+            )  # fmt: skip
+        except (NotPositiveDefiniteError, ConvergenceError) as error:
             problem = f"with the stored damp {quantized.damp:.6g}, {error}"
         else:
             order = order if stored is None else np.asarray(stored)
@@ -144,9 +170,15 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
         # W_hat as the library rounds it, in the precision of the targets
         rounded = _rows(quantized, rows).__array__(np.dtype(quantized.precision))
         E = w - rounded[:, order].astype(np.float64)
-        v = w if U is None else w + E @ U
-        terms = np.abs(w) + np.sqrt(np.square(E).sum(axis=1, keepdims=True)) * reach
-        excess, tolerance, step = _excess(quantized, rows, order, v, terms, spread)
+        if quantized.passes:
+            part = _rows(quantized, rows)
+            excess, tolerance, step = unsettled(part, rounded.astype(np.float64), E, hessian)
+            eta = step  # what the descent moved the weights that it changed by
+        else:
+            v = w if U is None else w + E @ U
+            terms = np.abs(w) + np.sqrt(np.square(E).sum(axis=1, keepdims=True)) * reach
+            excess, tolerance, step = _excess(quantized, rows, order, v, terms, spread)
+            eta = v - w + E
         bad = ~(excess <= tolerance) & checkable
         wrong += int(bad.sum())
         worst = max(worst, float(excess.max(initial=0.0)))
@@ -158,17 +190,18 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
             ((E @ hessian) * E).sum(),
             np.square(E).sum(),
             ((w @ hessian) * w).sum(),
-            np.square(D * (v - w + E) * drift).sum(),
+            np.square(D * eta * drift).sum(),
             (D * np.square(drift)).sum(),
         )
     loss = max(float(sums[0]), 0.0)
     loss_error, loss_wrong = _compare_loss(quantized, loss, sums, hessian)
+    wrong_ones, right = claims(quantized) if quantized.passes else _CLAIMS
     if first is not None and not problem:
         problem = (
-            f"{wrong} of {weight.size} codes are not the rounding of their targets, the first at "
+            f"{wrong} of {weight.size} {wrong_ones}, the first at "
             f"row {first[0]}, column {first[1]}; the worst is off by {worst:.3g} steps"
         )
-    if loss_wrong and not problem:
+    if loss_wrong and loss_is_known and not problem:
         problem = f"the stored loss is {quantized.loss:.8g}; recomputed it is {loss:.8g}"
     return Verification(
         ok=not problem,
@@ -178,8 +211,7 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
         loss=loss,
         stored_loss=float(quantized.loss),
         loss_error=loss_error,
-        reason=problem
-        or "every code is the rounding of its target, and the loss is the stored one",
+        reason=problem or right,
     )
 
 
@@ -212,13 +244,19 @@ def _objection(quantized: Quantized, n: int) -> str:
         return f"damp must be finite and at least 0; it is {quantized.damp!r}"
     if quantized.rounding == "stochastic" and quantized.seed is None:
         return "rounding is stochastic, but its seed is missing"
+    bound = quantized.feedback_bound
+    if quantized.method == "safe" and not (bound is not None and 0 <= bound < np.inf):
+        return f"feedback_bound must be finite and at least 0; it is {bound!r}"
     return ""
 
 
 def _feedback(
-    hessian: np.ndarray, order: np.ndarray, damp: float
+    hessian: np.ndarray, order: np.ndarray, damp: float, bound: float | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Return H in rounding order, U (strictly upper), D, and how far U is known, relatively."""
+    """Return H in rounding order, U (strictly upper), D, and how far U is known, relatively.
+
+    With a bound, D is 0: the loss is not told by it.
+    """
     from scipy.linalg.lapack import dpotrf
 
     n = order.shape[0]
@@ -234,12 +272,17 @@ def _feedback(
         raise NotPositiveDefiniteError(
             int(order[n - info]), float(C[info - 1, info - 1]), "Was it another H, or damping?"
         )
+    if bound is not None:
+        C = column_multipliers(H, np.arange(n), shift, C, select("generic"), bound).factor
     R = C[::-1, ::-1].T  # H + damp I = R R^T, R upper triangular
     pivots = R.diagonal().copy()
     U = R / pivots
     np.fill_diagonal(U, 0)
     condition = float(H.diagonal().max() + shift.max()) * n / float(pivots.min()) ** 2
-    return H, U, pivots**2, float(np.finfo(np.float64).eps) * condition
+    spread = float(np.finfo(np.float64).eps) * condition
+    if bound is not None:
+        return hessian[np.ix_(order, order)], U, np.zeros(n), max(spread, _SOLVED)
+    return H, U, pivots**2, spread
 
 
 def _rows(quantized: Quantized, rows: slice) -> Quantized:
@@ -301,6 +344,7 @@ def _compare_loss(
         return float("nan"), False  # nearest without H stores none
     _, error, energy, spread, square = sums
     added = quantized.damp * float(error) if np.isfinite(quantized.damp) else 0.0
+    added = 0.0 if quantized.method == "safe" else added  # by definition, no difference of sums
     size = max(loss + added, 1e-9 * float(energy))
     gap = abs(stored - loss)
     # a factor is exact for a matrix within eps of H, which moves the loss by that much

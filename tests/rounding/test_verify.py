@@ -182,3 +182,81 @@ def test_invalid_arguments():
         ql.verify(W, H, dataclasses.replace(q, method="trellis"))
     with pytest.raises(ql.NonFiniteError):
         ql.verify(W * np.float32(np.nan), H, q)
+
+
+# ---- after coordinate descent
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bits", [1, 2, 8])
+@pytest.mark.parametrize("passes", [1, None])
+def test_right_results_of_descent_pass(mode, dtype, bits, passes):
+    W, H = layer(dtype=dtype, dead=(3,))
+    q = ql.descend(W, H, ql.ldlq(W, H, bits=bits, **MODES[mode]), passes=passes)
+    found = check(W, H, q)
+    assert ("no change of one code" in found.reason) == (q.changed == 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_descent_from_nearest_and_on_other_grids(dtype):
+    W, H = layer(dtype=dtype)
+    grid = ql.UniformGrid(np.full((1, 1), 0.3, dtype), np.full((1, 1), 0.5, dtype), None)
+    for q in (
+        ql.ldlq(W, H, grid=grid),
+        ql.nearest(W, bits=3),
+        ql.nearest(W, H, 3, group_size=5),
+        ql.ldlq(W, H, grid=ql.rms_grid(W, 2, rho=1.6)),
+    ):
+        check(W, H, ql.descend(W, H, q))
+
+
+@pytest.mark.parametrize("cond", [1e8, 1e12])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_descent_on_ill_conditioned(cond, dtype):
+    W, H = layer(48, 96, dtype, cond=cond)
+    check(W, H, ql.descend(W, H, ql.ldlq(W, H, bits=3)))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0), (1, 1)])
+def test_descent_of_small_shapes(shape):
+    W, H = np.full(shape, 0.3, np.float32), np.eye(shape[1], dtype=np.float32)
+    check(W, H, ql.descend(W, H, ql.ldlq(W, H)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_code_off_a_fixed_point_is_found(dtype):
+    """Its row is then no fixed point, as taking the change back lowers the loss; no other row is
+    touched.
+    """
+    W, H = layer(64, 64, dtype)
+    q = ql.descend(W, H, ql.ldlq(W, H, bits=3))
+    assert ql.verify(W, H, q).ok
+    rng = np.random.default_rng(0)
+    for row, column in rng.integers(64, size=(20, 2)):
+        codes = q.codes.astype(int)
+        codes[row, column] += 1 if codes[row, column] < 7 else -1
+        found = ql.verify(W, H, dataclasses.replace(q, codes=codes.astype(np.uint8)))
+        assert not found.ok and found.codes_wrong >= 1 and found.first_wrong[0] == row, found
+        assert found.worst > 1e-3 and "lower the loss" in found.reason
+
+
+@pytest.mark.parametrize("passes", [1, None])
+def test_wrong_fields_after_descent_are_found(passes):
+    W, H = layer(64, 64)
+    q = ql.descend(W, H, ql.ldlq(W, H, bits=2), passes=passes)
+    for changed, word in [
+        ({"loss": q.loss * (1 + 1e-3)}, "loss"),
+        ({"loss": float("nan")}, "loss"),
+        ({"codes": np.where(np.eye(64) > 0, 4, q.codes).astype(np.uint8)}, "not on the grid"),
+        ({"permutation": None}, "permutation"),
+        ({"passes": 0}, "rounding"),
+        ({"grid": dataclasses.replace(q.grid, scale=q.grid.scale * 1.01)}, ""),
+    ]:
+        found = ql.verify(W, H, dataclasses.replace(q, **changed))
+        assert not found.ok and word in found.reason, (changed.keys(), found)
+    assert not ql.verify(W, np.eye(64), q).ok
+    if passes == 1:  # a layer that was not at a fixed point says so; to claim it is one is found
+        assert q.changed > 0
+        found = ql.verify(W, H, dataclasses.replace(q, changed=0))
+        assert not found.ok and "lower the loss" in found.reason
