@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 __all__ = ["ABOUT", "add_arguments", "run"]
 
 ABOUT = {
-    "description": "Quantise a small network trained on handwritten digits with nearest, gptq and "
-    "ldlq at 4, 3 and 2 bits, and print what each costs."
+    "description": "Quantise a small network trained on handwritten digits with nearest, gptq, "
+    "ldlq and quip at 4, 3 and 2 bits, print what each costs, and draw it."
 }
 
-_METHODS: dict[str, dict[str, str]] = {
+_METHODS: dict[str, dict[str, Any]] = {
     "nearest": {"clip": "minmax"},
     "gptq": {"clip": "minmax", "order": "natural"},  # the plain algorithm
     "ldlq": {"clip": "best"},
+    "quip": {"refine": 3},
 }
 _BITS = (4, 3, 2)
 
@@ -44,6 +45,11 @@ def add_arguments(parser: Parser) -> None:
         metavar="FILE.h5",
         default="quiplinalg-demo.h5",
         help="where the 2-bit result is left; default: ./quiplinalg-demo.h5",
+    )
+    parser.add_argument(
+        "--picture",
+        metavar="FILE.html",
+        help="where the picture is left; default: beside the result, with the ending .html",
     )
 
 
@@ -57,6 +63,8 @@ def run(options: Any) -> int:
     assert quiplinalg.__file__ is not None
     data = Path(quiplinalg.__file__).parent / "data" / "digits.h5"
     _check_output(options.output)
+    picture = options.picture or os.path.splitext(options.output)[0] + ".html"
+    _check_picture(picture)
     print(
         "Handwritten digits (UCI, E. Alpaydin and C. Kaynak, CC BY 4.0): a network of 3 dense "
         "layers,\nits Hessians from the training digits, accuracy on 450 held-out ones."
@@ -66,11 +74,13 @@ def run(options: Any) -> int:
 
     warm(("float32",))
     with open_problem(data) as problem:
-        _compare(problem, options.output)
+        losses = _compare(problem, options.output)
+        _draw(problem, losses, picture)
     command = os.path.basename(sys.argv[0] or "quiplinalg")
     shown = _shown(options.output)
     size = format_bytes(os.path.getsize(options.output))
-    print(f"\nThe 2-bit ldlq result is in {os.path.abspath(options.output)} ({size}). Next:")
+    print(f"\nThe 2-bit quip result is in {os.path.abspath(options.output)} ({size}),")
+    print(f"a picture of weights and losses in {os.path.abspath(picture)}. Next:")
     for line in (f"verify {_shown(str(data))} {shown}", f"inspect {shown}", "quantize --help"):
         print(f"  {command if command.startswith('quiplinalg') else 'quiplinalg'} {line}")
     return OK
@@ -103,7 +113,18 @@ def _check_output(path: str) -> None:
         )
 
 
-def _compare(problem: ProblemReader, output: str) -> None:
+def _check_picture(path: str) -> None:
+    from quiplinalg.cli.picture import is_picture
+
+    if os.path.exists(path) and not is_picture(path):
+        raise UsageError(
+            f"--picture must be new or an earlier demo's picture; got {path!r}, which is neither. "
+            "Choose another name"
+        )
+
+
+def _compare(problem: ProblemReader, output: str) -> list[tuple[str, int, float]]:
+    """Print the table, write the last result; return (method, bits, dB) of each row."""
     import quiplinalg as ql
     from quiplinalg.files import ResultWriter
 
@@ -111,6 +132,7 @@ def _compare(problem: ProblemReader, output: str) -> None:
     energy = sum(ql.proxy_loss(0 * W, W, H) for W, H in layers.values())
     before = _accuracy(problem, {name: W for name, (W, _) in layers.items()})
     rows: list[tuple[object, ...]] = []
+    losses: list[tuple[str, int, float]] = []
     for bits in _BITS:
         for method, keywords in _METHODS.items():
             started = time.perf_counter()
@@ -119,13 +141,14 @@ def _compare(problem: ProblemReader, output: str) -> None:
             seconds = time.perf_counter() - started
             loss = sum(q.loss for q in found.values())
             size = sum(q.bits_per_weight * q.codes.size / 8 for q in found.values())
+            losses.append((method, bits, decibels(loss, energy)))
             after = _accuracy(problem, {name: q.dequantize() for name, q in found.items()})
             rows.append(
                 (method, bits, f"{size:.0f}", f"{loss / energy:.2e}",
                  format_db(decibels(loss, energy)), f"{before:.1%}", f"{after:.1%}",
                  f"{seconds:.3f}")
             )  # fmt: skip
-    with ResultWriter(output, overwrite=True) as writer:  # of the last: ldlq at 2 bits
+    with ResultWriter(output, overwrite=True) as writer:  # of the last: quip at 2 bits
         for name, q in found.items():
             writer.add(name, q, weight_energy=ql.proxy_loss(0 * layers[name][0], *layers[name]))
     print_table(
@@ -133,10 +156,26 @@ def _compare(problem: ProblemReader, output: str) -> None:
     )
     floats = sum(W.size * 4 for W, _ in layers.values())
     print(
-        f"bytes: codes, scales and zeros ({floats} in float32). nearest and gptq: min-max grids, "
-        "natural order;\nldlq: columns of large H first, and of each row the better of a "
-        "clipped and a min-max grid."
+        f"bytes: codes, scales, zeros and rotations ({floats} in float32). nearest and gptq: "
+        "min-max grids,\nnatural order; ldlq: columns of large H first, and of each row the better "
+        "of a clipped and a min-max\ngrid; quip: rotated where that pays, and 3 passes of "
+        "coordinate descent."
     )
+    return losses
+
+
+def _draw(problem: ProblemReader, losses: list[tuple[str, int, float]], path: str) -> None:
+    import quiplinalg as ql
+    from quiplinalg.cli.picture import Magnitudes, write_picture
+
+    layers = []
+    for name in problem.names:
+        W, H = problem.weight(name), problem.hessian(name)
+        W2, H2, _ = ql.incoherence_process(W, H)
+        weights = ql.mu_weight(W), ql.mu_weight(W2)
+        hessians = ql.mu_hessian(H).upper, ql.mu_hessian(H2).upper
+        layers.append(Magnitudes(name, W, W2, weights, hessians))
+    write_picture(path, layers, losses)
 
 
 def _accuracy(problem: ProblemReader, weights: dict[str, np.ndarray]) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.grids.search import work_matrix
-from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.parallel import run_all, single_blas_thread
+from quiplinalg.results import Quantized
 
 __all__ = ["energy", "nearest_loss"]
 
@@ -32,10 +32,13 @@ def energy(W: Any, H: Any) -> float:
         return float(sum(run_all(part, [(i,) for i in range(0, weight.shape[0], _ROWS)])))
 
 
-def nearest_loss(W: Any, H: Any, grid: UniformGrid) -> float:
-    """Return the loss of rounding every weight by itself on the same grid."""
+def nearest_loss(W: Any, H: Any, quantized: Quantized) -> float:
+    """Return the loss of rounding every weight by itself on the same grid, in the same basis."""
     from quiplinalg.rounding.nearest import nearest
 
-    weight = work_matrix(W)
-    rounded = nearest(weight, grid=grid).__array__(weight.dtype)
+    weight, processing = work_matrix(W), quantized.processing
+    processed = weight if processing is None else processing.weight(weight)
+    rounded = nearest(processed, grid=quantized.grid).__array__(weight.dtype)
+    if processing is not None:
+        rounded = processing.undo(rounded)
     return energy(rounded - weight, H)

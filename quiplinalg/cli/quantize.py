@@ -59,7 +59,7 @@ def run(options: Any) -> int:
     """Run the command."""
     chosen = settings(options.parser, options)
     _check_paths(options.input, options.output, chosen["overwrite"] or options.dry_run)
-    if chosen["method"] == "nearest":  # knows groups of the original weights only
+    if chosen["method"] in ("nearest", "safe"):  # know groups of the original weights only
         chosen["static_groups"] = True
 
     from quiplinalg.errors import InvalidArgumentError
@@ -103,21 +103,39 @@ def _check_paths(source: str, target: str, overwrite: bool) -> None:
         )
 
 
+_SHARED = ("bits", "group_size", "rounding", "seed")
+_GRID = ("sym", "clip")
+_FEEDBACK = ("static_groups", "order", "damp")
+_KEYWORDS = {
+    "nearest": (*_SHARED, *_GRID),
+    "ldlq": (*_SHARED, *_GRID, *_FEEDBACK),
+    "gptq": (*_SHARED, *_GRID, *_FEEDBACK),
+    "safe": (*_SHARED, *_GRID, "order", "damp", "c"),
+    "quip": (*_SHARED, "rotation", "sides", "rescale", "rho", "order", "damp", "refine"),
+}
+
+
 def _keywords(chosen: dict[str, Any]) -> dict[str, Any]:
     """Return the keywords of the library's function, checked before any file is read."""
-    from quiplinalg.factor.damping import diagonal_shift
-    from quiplinalg.rounding.options import Options
-
-    shared = ("bits", "group_size", "sym", "clip", "rounding", "seed")
-    feedback = ("static_groups", "order", "damp")
-    keywords = {key: chosen[key] for key in shared + feedback}
-    Options(grid=None, block=None, **keywords)
     import numpy as np
 
+    from quiplinalg.factor.bounded import check_bound
+    from quiplinalg.factor.damping import diagonal_shift
+    from quiplinalg.rounding.options import Options, check_passes
+    from quiplinalg.rounding.scale_search import check_rho
+
+    if chosen["method"] in ("quip", "safe") and chosen["seed"] is None:
+        chosen["seed"] = 0
+    chosen["refine"] = None if chosen["refine"] == "all" else chosen["refine"]
+    check_passes(chosen["refine"], "refine")
+    chosen["rho"] = None if chosen["rho"] == "table" else chosen["rho"]
+    checked = {key: chosen[key] for key in (*_SHARED, *_GRID, *_FEEDBACK)}
+    Options(grid=None, block=None, **checked)
     list(diagonal_shift(chosen["damp"], np.ones(1)))
-    if chosen["method"] == "nearest":
-        keywords = {key: chosen[key] for key in shared}
-    return keywords
+    check_rho(chosen["rho"], chosen["bits"])
+    check_bound(chosen["c"])
+    chosen["rotation"] = None if chosen["rotation"] == "none" else chosen["rotation"]
+    return {key: chosen[key] for key in _KEYWORDS[chosen["method"]]}
 
 
 def _select(problem: ProblemReader, include: list[str], exclude: list[str]) -> list[str]:
@@ -255,7 +273,7 @@ def _layer(
     from quiplinalg.errors import QuipLinalgError
 
     method = chosen["method"]
-    if keywords["rounding"] == "stochastic" and keywords["seed"] is not None:
+    if keywords["seed"] is not None:
         keywords = {**keywords, "seed": layer_seed(keywords["seed"], name)}
     facts: dict[str, Any] = {"layer": name, "shape": list(W.shape)}
     with warnings.catch_warnings(record=True) as caught:
@@ -263,6 +281,8 @@ def _layer(
         try:
             started = time.perf_counter()
             q = getattr(quiplinalg, method)(W, H, **keywords)
+            if chosen["refine"] != 0 and method != "quip":
+                q = quiplinalg.descend(W, H, q, passes=chosen["refine"])
             seconds = time.perf_counter() - started
         except QuipLinalgError as error:
             facts["error"] = _explain(error)
@@ -270,10 +290,11 @@ def _layer(
     if "error" in facts:
         return facts
     total = energy(W, H)
-    plain = method == "nearest" and q.rounding == "nearest"
-    other = q.loss if plain else nearest_loss(W, H, q.grid)
+    plain = method == "nearest" and q.rounding == "nearest" and not q.passes
+    other = q.loss if plain else nearest_loss(W, H, q)
     # the seconds stay out of the file: the same input makes the same bytes
-    writer.add(name, q, clip=chosen["clip"], weight_energy=total, nearest_loss=other)
+    clip = {} if method == "quip" else {"clip": chosen["clip"]}
+    writer.add(name, q, **clip, weight_energy=total, nearest_loss=other)
     return facts | {
         "method": method,
         "bits": q.grid.bits,
@@ -288,6 +309,8 @@ def _layer(
         "clipped": q.clipped,
         "dead_columns": int(q.dead.size),
         "damp": q.damp,
+        "rotation": None if q.processing is None else q.processing.rotation,
+        "candidates": q.candidates,
     }
 
 

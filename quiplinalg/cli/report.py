@@ -44,10 +44,19 @@ def report(
             bytes=size,
         )
     elif done:
-        rows = [_row(facts["layer"], *(facts[key] for key in _COLUMNS)) for facts in done]
+        rows: list[tuple[str, ...]] = [
+            _row(facts["layer"], *(facts[key] for key in _COLUMNS)) for facts in done
+        ]
         rows.append(_row(f"all {len(done)}", bits, loss_db, nearest_db, seconds))
-        print_table(("layer", "bits/weight", "loss dB", "nearest dB", "seconds"), rows)
+        headers: tuple[str, ...] = ("layer", "bits/weight", "loss dB", "nearest dB", "seconds")
+        if any(facts["rotation"] or facts["candidates"] for facts in done):
+            chosen = [*map(_rotation, done), ("", "")]
+            rows = [row + own for row, own in zip(rows, chosen, strict=True)]
+            headers += ("rotation", "gain dB")
+        print_table(headers, rows)
         print("loss relative to tr(W H W^T), lower is better; nearest on the same grid")
+        if "gain dB" in headers:
+            print("gain: what the rotation brings before refinement, where none was tried as well")
         print(f"\n{path}: {format_bytes(size)}, {len(done)} layers")
     if failed and done:
         note(
@@ -67,3 +76,12 @@ _COLUMNS = ("bits_per_weight", "loss_db", "nearest_db", "seconds")
 
 def _row(name: str, bits: float, loss: float, nearest: float, seconds: float) -> tuple[str, ...]:
     return (name, f"{bits:.3f}", format_db(loss), format_db(nearest), format_seconds(seconds))
+
+
+def _rotation(facts: dict[str, Any]) -> tuple[str, str]:
+    """The rotation of a layer, and its gain over none."""
+    name = facts["rotation"] or "none"
+    losses = facts["candidates"] or {}
+    if name == "none" or "none" not in losses:
+        return name, "-"
+    return name, format_db(-decibels(losses[name], losses["none"]))

@@ -17,7 +17,13 @@ DEFAULTS: dict[str, Any] = {
     "static_groups": False,
     "sym": False,
     "clip": "mse",
-    "order": "act",
+    "rotation": "auto",
+    "sides": "input",
+    "rescale": True,
+    "rho": "search",
+    "c": 1.0,
+    "refine": 0,
+    "order": None,
     "damp": 0.01,
     "rounding": "nearest",
     "seed": None,
@@ -26,7 +32,22 @@ DEFAULTS: dict[str, Any] = {
     "threads": None,
     "overwrite": False,
 }
-_BITS = {"ldlq": 2, "gptq": 4, "nearest": 4}
+_BITS = {"ldlq": 2, "gptq": 4, "nearest": 4, "quip": 2, "safe": 2}
+_ORDER = {"quip": "min-pivot", "safe": "natural"}  # "act" elsewhere
+_METHOD_DEFAULTS = {"safe": {"clip": "minmax", "rounding": "stochastic"}}
+_WORDS = {"damp": ("auto",), "rho": ("search", "table"), "refine": ("all",)}  # or a number
+# options that mean something to some methods only
+_ONLY = {
+    "rotation": ("quip",),
+    "sides": ("quip",),
+    "rescale": ("quip",),
+    "rho": ("quip",),
+    "c": ("safe",),
+    "refine": ("nearest", "gptq", "ldlq", "quip"),  # a code that moves may leave safe's range
+    "clip": ("nearest", "gptq", "ldlq", "safe"),
+    "sym": ("nearest", "gptq", "ldlq", "safe"),
+    "static_groups": ("nearest", "gptq", "ldlq"),
+}
 
 
 def damping(text: str) -> float | str:
@@ -34,21 +55,49 @@ def damping(text: str) -> float | str:
     return text if text == "auto" else float(text)
 
 
+def passes(text: str) -> int | str:
+    """Return "all", or a number of passes."""
+    return text if text == "all" else int(text)
+
+
+def half_range(text: str) -> float | str:
+    """Return "search", "table", or a number."""
+    return text if text in ("search", "table") else float(text)
+
+
 def add_settings(parser: Parser) -> None:
     """Add the options that a file given with --config may have too."""
     # every default is None: what the flags do not say, the file may
     switch = argparse.BooleanOptionalAction
     add = parser.add_argument
-    add("--method", choices=("nearest", "gptq", "ldlq"), help="default: ldlq")
-    add("--bits", type=int, metavar="N", help="1 to 8; default: 2 for ldlq, 4 for gptq and nearest")
+    add("--method", choices=tuple(_BITS), help="default: ldlq")
+    add("--bits", type=int, metavar="N", help="1 to 8; default: 4 for gptq and nearest, else 2")
     add("--group-size", type=int, metavar="N", help="columns that share a scale; default: a row")
     add("--static-groups", action=switch, help="group scales from the original weights")
     add("--sym", action=switch, help="a grid symmetric about 0")
     add("--clip", choices=("mse", "minmax", "best"), help="how the range is chosen; default: mse")
-    add("--order", choices=("natural", "act"), help="of rounding; default: act")
+    rotations = ("auto", "hadamard", "kronecker", "none")
+    add("--rotation", choices=rotations, help="quip: of the inputs; default: auto, the best")
+    add("--sides", choices=("input", "both"), help="quip: what is rotated; default: input")
+    add("--rescale", action=switch, help="quip: scale the inputs first; default: yes")
+    add(
+        "--rho",
+        type=half_range,
+        metavar="FLOAT|search|table",
+        help="quip: half the range of the grid in units of the RMS; default: search, row by row",
+    )
+    add("--c", type=float, metavar="FLOAT", help="safe: bound of the feedback; default: 1")
+    add(
+        "--refine",
+        type=passes,
+        metavar="N|all",
+        help="passes of coordinate descent after rounding, or until nothing changes; default: 0",
+    )
+    orders = ("natural", "act", "min-pivot")
+    add("--order", choices=orders, help="of rounding; default: min-pivot for quip, else act")
     add("--damp", type=damping, metavar="FLOAT|auto", help="fraction of mean diag H; default: 0.01")
     add("--rounding", choices=("nearest", "stochastic"), help="default: nearest")
-    add("--seed", type=int, metavar="N", help="of stochastic rounding, each layer its own draw")
+    add("--seed", type=int, metavar="N", help="of rotations and stochastic rounding; default: 0")
     add(
         "--include",
         action="append",
@@ -65,13 +114,21 @@ def add_settings(parser: Parser) -> None:
 
 def settings(parser: Parser, options: argparse.Namespace) -> dict[str, Any]:
     """Return every setting: flag, else file, else default."""
-    values = dict(DEFAULTS)
-    if options.config is not None:
-        values |= _from_file(parser, Path(options.config))
+    given = {} if options.config is None else _from_file(parser, Path(options.config))
     flags = {key: getattr(options, key) for key in DEFAULTS}
-    values |= {key: value for key, value in flags.items() if value is not None}
+    given |= {key: value for key, value in flags.items() if value is not None}
+    method = given.get("method", DEFAULTS["method"])
+    values = DEFAULTS | _METHOD_DEFAULTS.get(method, {}) | given
+    for key, methods in _ONLY.items():
+        if key in given and method not in methods:
+            raise UsageError(
+                f"--{key.replace('_', '-')} is for --method {' or '.join(methods)}; got it with "
+                f"{method}. Leave it out, or choose another method"
+            )
     if values["bits"] is None:
-        values["bits"] = _BITS[values["method"]]
+        values["bits"] = _BITS[method]
+    if values["order"] is None:
+        values["order"] = _ORDER.get(method, "act")
     return values
 
 
@@ -125,9 +182,10 @@ def _value(path: Path, key: str, value: Any, action: argparse.Action) -> Any:
         if value not in action.choices:
             raise wrong("one of " + ", ".join(map(str, action.choices)))
         return value
-    if action.dest == "damp":
-        if value != "auto" and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise wrong('a number or "auto"')
+    words = _WORDS.get(action.dest, ())
+    if words or action.type is float:
+        if value not in words and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise wrong(" or ".join(("a number", *(f'"{word}"' for word in words))))
         return value
     if isinstance(value, bool) or not isinstance(value, int):
         raise wrong("a whole number")

@@ -34,6 +34,7 @@ def warm(dtypes: tuple[str, ...] = ("float32", "float64")) -> float:
         unbounded = ql.UniformGrid(np.ones((1, 1), dtype), np.zeros((1, 1), dtype), None)
         ql.ldlq(W, H)
         ql.gptq(W, H, sym=True, clip="minmax", order="natural")
+        ql.ldlq(W, H, order="min-pivot")
         ql.ldlq(W, H, group_size=8)
         ql.ldlq(W, H, group_size=8, static_groups=True)
         for grid in (None, unbounded):
@@ -41,6 +42,10 @@ def warm(dtypes: tuple[str, ...] = ("float32", "float64")) -> float:
             ql.ldlq(W, H, grid=grid, rounding="stochastic", seed=0)
             ql.nearest(W, H, grid=grid)
             ql.nearest(W, H, grid=grid, rounding="stochastic", seed=0)
+            ql.descend(W, H, ql.ldlq(W, H, grid=grid))
+        for rotation in ("hadamard", "kronecker"):
+            ql.quip(W, H, rotation=rotation, sides="both", refine=1)
+        ql.safe(W, H)
         ql.cholesky(H), ql.ldl(H), ql.udu(H)
     return time.perf_counter() - started
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 
 from quiplinalg import __version__, open_result
 from quiplinalg.cli.main import COMMANDS, main
+from quiplinalg.cli.picture import Magnitudes, is_picture, write_picture
 from quiplinalg.files import ProblemWriter
 
 RUN = "import sys; from quiplinalg.cli.main import main; code = main(sys.argv[1:]); "
@@ -128,8 +130,10 @@ def test_demo(tmp_path, monkeypatch, capsys):
     assert text.startswith("Handwritten digits (UCI") and "450" in text and "CC BY 4.0" in text
     rows = [line.split() for line in text.splitlines()]
     rows = {(r[0], int(r[1])): r for r in rows if len(r) == 8 and r[1].isdigit()}
-    assert len(rows) == 9
-    assert float(rows["ldlq", 2][4]) < float(rows["nearest", 2][4]) - 3
+    assert len(rows) == 12
+    for bits in (2, 3, 4):
+        assert float(rows["ldlq", bits][4]) < float(rows["nearest", bits][4]) - 3
+        assert float(rows["quip", bits][4]) < float(rows["ldlq", bits][4])
     assert rows["ldlq", 4][5].endswith("%")
     assert "quiplinalg verify" in text and str(tmp_path / "quiplinalg-demo.h5") in text
     with open_result(tmp_path / "quiplinalg-demo.h5") as result:
@@ -144,7 +148,39 @@ def test_demo(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.h5").write_text("precious")
     assert main(["demo", "--output", "mine.h5"]) == 2
     assert (tmp_path / "mine.h5").read_text() == "precious"
-    assert sorted(os.listdir(tmp_path)) == ["mine.h5", "quiplinalg-demo.h5"]
+    (tmp_path / "mine.html").write_text("<p>precious")
+    assert main(["demo", "--picture", "mine.html"]) == 2
+    assert (tmp_path / "mine.html").read_text() == "<p>precious"
+    made = ["mine.h5", "mine.html", "quiplinalg-demo.h5", "quiplinalg-demo.html"]
+    assert sorted(os.listdir(tmp_path)) == made
+
+
+def test_the_picture_is_one_page_that_needs_nothing_else(tmp_path):
+    from xml.etree import ElementTree
+
+    rng = np.random.default_rng(0)
+    W = rng.standard_normal((20, 30))
+    layers = [Magnitudes(name, W, W / 2, (3.0, 2.0), (5.0, 4.0)) for name in ("a<b>", "c")]
+    losses = [(method, bits, -6.0 * bits - k)
+              for bits in (2, 3) for k, method in enumerate(("nearest", "quip"))]  # fmt: skip
+    path = tmp_path / "p.html"
+    write_picture(str(path), layers, losses)
+    text = path.read_text()
+    assert is_picture(str(path)) and not is_picture(__file__)
+    assert "<script" not in text and "http" not in text and "a&lt;b&gt;" in text
+    svgs = re.findall(r"<svg.*?</svg>", text, re.S)
+    assert len(svgs) == 2
+    magnitudes, dots = (ElementTree.fromstring(svg) for svg in svgs)
+    curves = magnitudes.findall(".//polyline")
+    assert len(curves) == 6  # Gaussian, before and after of two layers
+    # the last point of a curve is the largest weight: 1 of 600 lies beyond, at the right edge
+    x = [float(point.split(",")[0]) for point in curves[1].get("points").split()]
+    assert x == sorted(x)
+    places = [float(dot.get("cx")) for dot in dots.findall(".//circle")]
+    assert len(places) == 4
+    # bits 3 first: nearest -18, quip -19, then -12 and -13; one scale for all
+    assert abs((places[0] - places[1]) - (places[2] - places[3])) <= 0.2
+    assert abs((places[2] - places[0]) - 6 * (places[0] - places[1])) <= 1
 
 
 def test_color_only_on_a_terminal(monkeypatch, capsys):

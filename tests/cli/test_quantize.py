@@ -77,6 +77,7 @@ def test_quantize_then_verify(problem, out, capsys):
         (["--method", "nearest", "--group-size", "8"], lambda q: q.grid.scale.shape[1] > 1),
         (["--sym", "--clip=minmax"], lambda q: q.grid.kind == "sym"),
         (["--order", "natural"], lambda q: q.permutation is None),
+        (["--order", "min-pivot"], lambda q: q.order == "min-pivot" and q.permutation.any()),
         (["--damp", "0.1"], lambda q: q.damp > 0.05),
         (["--damp", "auto", "--threads", "1"], lambda q: q.damp > 0),
         (["--rounding", "stochastic", "--seed", "7"], lambda q: q.seed % 2**32 == 7 != q.seed),
