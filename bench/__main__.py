@@ -10,7 +10,10 @@ from pathlib import Path
 
 from bench.common import ROOT, Settings
 
-TOPICS = ("startup", "determinism", "factor", "clip", "ldlq", "memory", "quality", "rivals")
+TOPICS = (
+    "startup", "determinism", "factor", "clip", "ldlq", "descent", "rotation", "memory", "quality",
+    "quip", "rivals",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 
 import quiplinalg as ql
 from bench.common import Report, Settings
+from bench.layers import demo, synthetic
 
 COLUMNS = ["data", "bits", "method", "clip", "order", "dB", "dB in groups of 32"]
 METHODS = (
@@ -20,7 +18,6 @@ METHODS = (
     ("ldlq", "mse", "act"),
     ("ldlq", "best", "act"),
 )
-Layer = tuple[np.ndarray, np.ndarray]
 
 
 def run(settings: Settings) -> Report:
@@ -32,9 +29,9 @@ def run(settings: Settings) -> Report:
         "network. dB is the mean over the layers of 10 log10(loss / tr(W H W^T)), lower is better."
     )
     sets = {
-        "synthetic, outlier H": list(_synthetic(True)),
-        "synthetic, incoherent H": list(_synthetic(False)),
-        "demo": list(_demo()),
+        "synthetic, outlier H": list(synthetic(True)),
+        "synthetic, incoherent H": list(synthetic(False)),
+        "demo": list(demo()),
     }
     for data, layers in sets.items():
         for bits in (2, 3, 4):
@@ -65,27 +62,3 @@ def _decibels(
     keywords = {"clip": clip, "group_size": group_size} | ({"order": order} if order else {})
     loss = getattr(ql, method)(W, H, bits=bits, **keywords).loss
     return float(10 * np.log10(loss / ql.proxy_loss(0 * W, W, H)))
-
-
-def _synthetic(outlier: bool) -> Iterator[Layer]:
-    m, n = 256, 512
-    for seed in range(3):
-        rng = np.random.default_rng(100 + seed)
-        Q, _ = np.linalg.qr(rng.standard_normal((n, n)))
-        H = (Q * np.arange(1, n + 1) ** -1.2) @ Q.T
-        H = H / H.diagonal().mean() + 1e-3 * np.eye(n)
-        if outlier:
-            s = np.exp(0.5 * rng.standard_normal(n))
-            s[rng.choice(n, n // 100 + 1, replace=False)] *= 8
-            H = s[:, None] * H * s
-            H /= H.diagonal().mean()
-        H = (H + H.T) / 2 + 1e-2 * np.eye(n)
-        W = rng.standard_t(5, (m, n)) * np.exp(0.3 * rng.standard_normal((m, 1)))
-        W *= np.exp(0.3 * rng.standard_normal(n))
-        yield W / np.sqrt((W**2).mean()), H
-
-
-def _demo() -> Iterator[Layer]:
-    with ql.open_problem(Path(ql.__file__).parent / "data" / "digits.h5") as problem:
-        for name in problem.names:
-            yield problem.weight(name), problem.hessian(name)
