@@ -101,9 +101,14 @@ class Rotation:
 
     @property
     def storage_bits(self) -> int:
-        """Bits to store: 1 a sign, 32 an index of the permutation, 64 an entry of a factor."""
-        entries = sum(F.size for F in self.factors)
-        return self.signs.size + self.inner_signs.size + 32 * self.n + 64 * entries
+        """Bits to store: 1 a sign, 32 an index of the permutation, 64 an entry of a factor.
+
+        The factors of "hadamard" follow from n, and so does a permutation that moves nothing.
+        """
+        signs = self.signs.size + self.inner_signs.size
+        moved = bool((self.permutation != np.arange(self.n)).any())
+        entries = sum(F.size for F in self.factors) if self.kind == "kronecker" else 0
+        return signs + 32 * self.n * moved + 64 * entries
 
     def apply(self, X: Any, side: str = "right") -> np.ndarray:
         """Return X Q^T (each row x becomes Q x), or Q X with side="left".
