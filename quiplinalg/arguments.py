@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from quiplinalg.errors import DTypeError
 
-__all__ = ["ALIASES", "explain_keyword", "suggest_keywords"]
+__all__ = ["ALIASES", "as_float", "explain_keyword", "suggest_keywords"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +42,18 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "blocksize": (_PANEL, _GROUP),
     "block_size": (_PANEL, _GROUP),
 }
+
+
+def as_float(value: object) -> float:
+    """Return a number as a float, infinite beyond float64; NaN for what is none, bools too."""
+    if isinstance(value, (bool, str)):
+        return math.nan
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def explain_keyword(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.arrays import as_matrix
+from quiplinalg.arrays import as_matrix, check_finite
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.grids.apply import dequantize, round_to_grid
 from quiplinalg.grids.uniform import UniformGrid
@@ -130,7 +130,7 @@ class Quantized:
     rounding : str
         "nearest" (ties to even) or "stochastic".
     order : str
-        "natural", "act" or "min-pivot".
+        "natural", "act", "min-pivot" or (of "quip-authors") "reversed".
     permutation : ndarray, (n,), int64, or None
         The columns in the order they were rounded; None for the natural order.
     loss : float
@@ -140,7 +140,8 @@ class Quantized:
     damp : float
         What was added to the diagonal of H, in H's units.
     dead : ndarray, (k,), int64
-        Columns whose diagonal of H is zero: rounded to nearest, they cost nothing.
+        Columns whose diagonal of H is zero: they cost nothing.  Rounded to nearest, or zeros in
+        W_hat where the inputs were rotated.
     near_tie_rows : int
         Rows with a weight so close to a rounding tie that another precision may round it apart.
     clipped : float
@@ -223,6 +224,8 @@ class Quantized:
         out = dequantize(self.codes, self.grid, kind)
         if self.processing is not None:
             out = self.processing.undo(out)
+            if self.processing.input is not None:
+                out[:, self.dead] = 0  # taken out before the rotation; the rounding is spread there
         return out if dtype is None else out.astype(dtype, copy=False)
 
     def nearest_loss(self, W: Any, H: Any) -> float:
@@ -240,6 +243,7 @@ class Quantized:
                 f"W must be the weight that was quantised, {self.shape}; got {weight.shape}. "
                 "Pass it as it was given then."
             )
+        check_finite(weight, "W")
         processed = weight if self.processing is None else self.processing.weight(weight)
         codes, _, _ = round_to_grid(processed, self.grid, select())
         rounded = dequantize(codes, self.grid, np.dtype(np.float64))

@@ -62,8 +62,15 @@ def run(options: Any) -> int:
 
     assert quiplinalg.__file__ is not None
     data = Path(quiplinalg.__file__).parent / "data" / "digits.h5"
-    _check_output(options.output)
     picture = options.picture or os.path.splitext(options.output)[0] + ".html"
+    _check_place("--output", options.output)
+    _check_place("--picture", picture)
+    if os.path.realpath(picture) == os.path.realpath(options.output):
+        raise UsageError(
+            f"--picture must be another file than --output; got {picture!r} for both. "
+            "Choose another name"
+        )
+    _check_output(options.output)
     _check_picture(picture)
     print(
         "Handwritten digits (UCI, E. Alpaydin and C. Kaynak, CC BY 4.0): a network of 3 dense "
@@ -110,6 +117,14 @@ def _check_output(path: str) -> None:
         raise UsageError(
             f"--output must be new or an earlier demo's file; got {path!r}, which is neither. "
             "Choose another name"
+        )
+
+
+def _check_place(option: str, path: str) -> None:
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise UsageError(
+            f"{option} must be in an existing directory; got {path!r}. Create {folder!r} first"
         )
 
 

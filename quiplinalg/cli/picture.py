@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+
+from quiplinalg.files.atomic import check_target, commit, discard, temporary_name
 
 __all__ = ["Magnitudes", "is_picture", "write_picture"]
 
@@ -77,15 +77,13 @@ def write_picture(
         "in dB: further left is better, and 6 dB are about one bit.</p>"
         f"<figure>{_losses(losses)}</figure></body></html>\n"
     )
-    folder = os.path.dirname(os.path.abspath(path))
-    handle, part = tempfile.mkstemp(prefix=".picture.", suffix=".tmp", dir=folder)
+    target = check_target(path, overwrite=True)
+    part = temporary_name(target)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
+        part.write_text(page, encoding="utf-8")
+        commit(part, target, overwrite=True)
+    finally:
+        discard(part)
 
 
 def _tails(layers: Sequence[Magnitudes]) -> str:

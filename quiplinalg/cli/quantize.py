@@ -111,7 +111,17 @@ _KEYWORDS = {
     "ldlq": (*_SHARED, *_GRID, *_FEEDBACK),
     "gptq": (*_SHARED, *_GRID, *_FEEDBACK),
     "safe": (*_SHARED, *_GRID, "order", "damp", "c"),
-    "quip": (*_SHARED, "rotation", "sides", "rescale", "rho", "order", "damp", "refine"),
+    "quip": (
+        *_SHARED,
+        "rotation",
+        "sides",
+        "rescale",
+        "per_tensor",
+        "rho",
+        "order",
+        "damp",
+        "refine",
+    ),
 }
 
 
@@ -121,6 +131,7 @@ def _keywords(chosen: dict[str, Any]) -> dict[str, Any]:
 
     from quiplinalg.factor.bounded import check_bound
     from quiplinalg.factor.damping import diagonal_shift
+    from quiplinalg.incoherence.draws import check_seed
     from quiplinalg.rounding.options import Options, check_passes
     from quiplinalg.rounding.scale_search import check_rho
 
@@ -134,7 +145,15 @@ def _keywords(chosen: dict[str, Any]) -> dict[str, Any]:
     list(diagonal_shift(chosen["damp"], np.ones(1)))
     check_rho(chosen["rho"], chosen["bits"])
     check_bound(chosen["c"])
-    chosen["rotation"] = None if chosen["rotation"] == "none" else chosen["rotation"]
+    for key in ("rotation", "rescale"):
+        chosen[key] = None if chosen[key] == "none" else chosen[key]
+    if chosen["rotation"] is None and chosen["sides"] == "both":
+        raise UsageError(
+            "--rotation must not be none with --sides both; got none. Leave out --sides, or choose "
+            "a rotation"
+        )
+    if chosen["seed"] is not None:
+        check_seed(chosen["seed"])
     return {key: chosen[key] for key in _KEYWORDS[chosen["method"]]}
 
 

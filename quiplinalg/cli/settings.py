@@ -19,7 +19,8 @@ DEFAULTS: dict[str, Any] = {
     "clip": "mse",
     "rotation": "auto",
     "sides": "input",
-    "rescale": True,
+    "rescale": "mean",
+    "per_tensor": False,
     "rho": "search",
     "c": 1.0,
     "refine": 0,
@@ -41,6 +42,7 @@ _ONLY = {
     "rotation": ("quip",),
     "sides": ("quip",),
     "rescale": ("quip",),
+    "per_tensor": ("quip",),
     "rho": ("quip",),
     "c": ("safe",),
     "refine": ("nearest", "gptq", "ldlq", "quip"),  # a code that moves may leave safe's range
@@ -75,11 +77,15 @@ def add_settings(parser: Parser) -> None:
     add("--group-size", type=int, metavar="N", help="columns that share a scale; default: a row")
     add("--static-groups", action=switch, help="group scales from the original weights")
     add("--sym", action=switch, help="a grid symmetric about 0")
-    add("--clip", choices=("mse", "minmax", "best"), help="how the range is chosen; default: mse")
+    add(
+        "--clip", choices=("mse", "minmax", "best"), help="the range; default: mse, for safe minmax"
+    )
     rotations = ("auto", "hadamard", "kronecker", "none")
     add("--rotation", choices=rotations, help="quip: of the inputs; default: auto, the best")
     add("--sides", choices=("input", "both"), help="quip: what is rotated; default: input")
-    add("--rescale", action=switch, help="quip: scale the inputs first; default: yes")
+    scalings = ("mean", "trace", "volume", "none")
+    add("--rescale", choices=scalings, help="quip: of the inputs; default: mean")
+    add("--per-tensor", action=switch, help="quip: one scale for the whole layer")
     add(
         "--rho",
         type=half_range,
@@ -94,10 +100,10 @@ def add_settings(parser: Parser) -> None:
         help="passes of coordinate descent after rounding, or until nothing changes; default: 0",
     )
     orders = ("natural", "act", "min-pivot")
-    add("--order", choices=orders, help="of rounding; default: min-pivot for quip, else act")
+    add("--order", choices=orders, help="default: act, quip min-pivot, safe natural")
     add("--damp", type=damping, metavar="FLOAT|auto", help="fraction of mean diag H; default: 0.01")
-    add("--rounding", choices=("nearest", "stochastic"), help="default: nearest")
-    add("--seed", type=int, metavar="N", help="of rotations and stochastic rounding; default: 0")
+    add("--rounding", choices=("nearest", "stochastic"), help="default: nearest, safe stochastic")
+    add("--seed", type=int, metavar="N", help="of rotations and stochastic rounding; quip, safe: 0")
     add(
         "--include",
         action="append",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from quiplinalg.arguments import as_float
 from quiplinalg.errors import DampingWarning, InvalidArgumentError, NotPositiveDefiniteError
 
 __all__ = ["AbsoluteDamp", "damped", "diagonal_shift"]
@@ -53,7 +54,7 @@ def diagonal_shift(damp: float | str | AbsoluteDamp, diagonal: np.ndarray) -> It
     if damp == "auto":
         yield from (fraction * mean for fraction in _AUTO)
         return
-    if isinstance(damp, (bool, str)) or not np.isscalar(damp) or not 0 <= float(damp) < 1:  # type: ignore[arg-type]
+    if isinstance(damp, (bool, str)) or not np.isscalar(damp) or not 0 <= as_float(damp) < 1:
         raise InvalidArgumentError(
             'damp must be a fraction of the mean diagonal of H in [0, 1), "auto", or '
             f"AbsoluteDamp(value); got damp={damp!r}. 0.01 is the usual choice."

@@ -4,18 +4,40 @@ from __future__ import annotations
 
 import numpy as np
 
+from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import Kernels
 from quiplinalg.parallel import run_all
 
-__all__ = ["dequantize", "round_to_grid", "tie_tolerance"]
+__all__ = ["check_range", "clip_to_range", "dequantize", "round_to_grid", "tie_tolerance"]
 
 _ROWS = 64
+_LARGEST_CODE = 2.0**30  # of a weight; feedback may move its target, but not as far again
 
 
 def tie_tolerance(n: int, dtype: np.dtype) -> float:
     """Grid units within which a target counts as tied: twice the drift of n rounded sums."""
     return max(2 * float(np.finfo(dtype).eps) * np.sqrt(max(n, 1)), 1e-12)
+
+
+def check_range(W: np.ndarray, grid: UniformGrid | None) -> None:
+    """Raise where codes of an unbounded grid would not fit in int32."""
+    if grid is None or grid.bits is not None or not W.size:
+        return
+    peaks = np.maximum(W.max(axis=1), -W.min(axis=1)).astype(np.float64)
+    with np.errstate(over="ignore"):
+        largest = float((peaks / grid.scale.min(axis=1)).max()) + float(np.abs(grid.zero).max())
+    if not largest <= _LARGEST_CODE:
+        raise InvalidArgumentError(
+            f"grid must have steps so large that codes fit in int32; got codes of {largest:.3g} "
+            f"for the largest weight, {peaks.max():.3g}. Raise its scale."
+        )
+
+
+def clip_to_range(W: np.ndarray, grid: UniformGrid) -> np.ndarray:
+    """Return W cut to the first and the last level of its grid, which has one group."""
+    low, high = (grid.scale * (code - grid.zero) for code in (0, grid.maxq))
+    return np.clip(W, low.astype(W.dtype), high.astype(W.dtype))
 
 
 def round_to_grid(
@@ -33,6 +55,7 @@ def round_to_grid(
     """
     m, n = W.shape
     kind = W.dtype
+    check_range(W, grid)
     codes = np.empty((m, n), grid.code_dtype)
     columns = grid.columns(n)
     tolerance = tie_tolerance(n, kind)

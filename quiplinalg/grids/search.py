@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from quiplinalg.arguments import as_float
 from quiplinalg.arrays import as_matrix, check_finite, work_dtype
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.grids.uniform import UniformGrid
@@ -15,6 +16,7 @@ from quiplinalg.parallel import run_all
 __all__ = ["fit_groups", "minmax_grid", "mse_grid", "rms_grid", "work_matrix"]
 
 _ROWS = 64
+_NOTHING = 2.0**-20
 _SIGNIFICANT = {np.dtype(np.float16): 11, np.dtype(np.float32): 0, np.dtype(np.float64): 0}
 
 
@@ -265,7 +267,8 @@ def rms_grid(
     Returns
     -------
     UniformGrid
-        With zero = maxq / 2: there is no zero level.
+        With zero = maxq / 2: there is no zero level.  Rows of zeros get the step of an RMS of
+        2**-20 of the largest there is.
 
     Raises
     ------
@@ -284,7 +287,7 @@ def rms_grid(
     """
     matrix = work_matrix(W)
     bits, dtype = check_bits(bits), check_scale_dtype(scale_dtype)
-    if not (isinstance(rho, (int, float, np.number)) and 0 < float(rho) < np.inf):
+    if not 0 < as_float(rho) < np.inf:
         raise InvalidArgumentError(
             f"rho must be positive and finite; got rho={rho!r}. 1.6 suits 2 bits."
         )
@@ -294,7 +297,7 @@ def rms_grid(
         _refuse_groups(group_size)
         matrix, size = matrix.reshape(1, m * n), max(m * n, 1)
     groups = max(1, -(-matrix.shape[1] // size))
-    rms = np.ones((matrix.shape[0], groups))  # zeros alone get a step of rho, as good as any
+    rms = np.zeros((matrix.shape[0], groups))
     for g in range(groups):
         part = matrix[:, g * size : (g + 1) * size]
         peak = np.abs(part).max(axis=1, initial=0).astype(np.float64)
@@ -303,9 +306,13 @@ def rms_grid(
             continue
         part, peak = part[live].astype(np.float64), peak[live]
         rms[live, g] = peak * np.sqrt(np.square(part / peak[:, None]).mean(axis=1))
+    # there is no zero level: zeros alone get a step that is nothing beside the others
+    zeros = rms == 0
+    rms[zeros] = rms.max(initial=0) * _NOTHING
     maxq = 2**bits - 1
     with np.errstate(over="ignore", under="ignore"):
         scale = (2 * rho * rms / maxq).astype(dtype)
+    scale[zeros] = np.maximum(scale[zeros], np.finfo(dtype).tiny)
     index = (np.arange(n) // size).astype(np.int32) if groups > 1 else None
     return UniformGrid(scale, np.full_like(scale, maxq / 2), bits, index, "rms")
 

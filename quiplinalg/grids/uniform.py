@@ -60,8 +60,8 @@ class UniformGrid:
         if not (np.isfinite(scale).all() and (scale > 0).all() and np.isfinite(zero).all()):
             raise InvalidArgumentError(
                 "scale must be positive and finite, and zero finite, in the precision they are "
-                f"stored in ({scale.dtype}). A step that under- or overflows float16 needs "
-                "scale_dtype='float32'."
+                f"stored in ({scale.dtype}). Where a step under- or overflows, bring the weights "
+                "nearer to 1, or store scales in a wider scale_dtype."
             )
         groups = scale.shape[1]
         if self.group_index is None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from quiplinalg.arrays import as_matrix, check_finite
 from quiplinalg.kernels.record import select
+from quiplinalg.parallel import single_blas_thread
 from quiplinalg.symmetric import symmetric_matrix
 
 __all__ = ["MuHessian", "mu_hessian", "mu_weight"]
@@ -114,7 +115,8 @@ def mu_hessian(H: Any) -> MuHessian:
         return MuHessian(float("nan"), float("nan"), 0)
     from scipy.linalg import eigh
 
-    values, Q = eigh(hessian)
+    with single_blas_thread():  # the same bits for any number of threads
+        values, Q = eigh(hessian)
     upper = float(np.sqrt(n) * np.abs(Q).max())
     gap = 8 * n * np.finfo(np.float64).eps * max(float(np.abs(values).max()), 1e-300)
     starts = np.flatnonzero(np.diff(values, prepend=-np.inf) > gap)

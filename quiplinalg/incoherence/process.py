@@ -26,6 +26,7 @@ __all__ = [
     "Processing",
     "incoherence_process",
     "make_processing",
+    "without_dead",
 ]
 
 _MAKE = {"hadamard": hadamard_orthogonal, "kronecker": kronecker_orthogonal}
@@ -52,6 +53,8 @@ class Processing:
         V, (n, n).  None: the identity.
     output : Rotation or None
         U, (m, m).
+
+    The methods take a ``backend`` for the rotations: "auto", "cpu" or "generic".
     """
 
     shape: tuple[int, int]
@@ -59,20 +62,40 @@ class Processing:
     input: Rotation | None
     output: Rotation | None
 
-    def weight(self, W: Any) -> np.ndarray:
+    def __post_init__(self) -> None:
+        """Check that the parts fit each other."""
+        m, n = self.shape
+        for name, rotation, size in (("input", self.input, n), ("output", self.output, m)):
+            if rotation is not None and rotation.n != size:
+                raise InvalidArgumentError(
+                    f"{name} must be a rotation of n={size} for weights of shape {self.shape}; got "
+                    f"{rotation!r}. Make it with the size of that side."
+                )
+        scales = self.scales
+        if scales is not None and not (
+            scales.shape == (n,)
+            and (scales > 0).all()
+            and (scales == scales.astype(np.float16)).all()
+        ):
+            raise InvalidArgumentError(
+                f"scales must be {n} positive float16 numbers, as they are stored; got "
+                f"{scales.dtype} of shape {scales.shape}. input_scales makes them."
+            )
+
+    def weight(self, W: Any, backend: str = "auto") -> np.ndarray:
         """Return W' = U W diag(s) V^T, (m, n), float64 for a float64 W, else float32."""
         weight = self._checked(W, "W")
         if self.scales is not None:
             weight = _times(weight, self.scales)
         if self.input is not None:
-            weight = self.input.apply(weight)
+            weight = self.input.apply(weight, backend=backend)
         if self.output is not None:
-            weight = self.output.apply(weight, side="left")
+            weight = self.output.apply(weight, "left", backend)
         return weight
 
-    def hessian(self, H: Any) -> np.ndarray:
+    def hessian(self, H: Any, backend: str = "auto") -> np.ndarray:
         """Return H' = V diag(1/s) H diag(1/s) V^T, (n, n), float64, as symmetric as H."""
-        hessian = symmetric_matrix(H, "H", select())
+        hessian = symmetric_matrix(H, "H", select(backend))
         n = self.shape[1]
         if hessian.shape[0] != n:
             raise InvalidArgumentError(
@@ -80,7 +103,7 @@ class Processing:
                 "Pass the H of the layer that was processed."
             )
         if self.scales is None:
-            wide = hessian.astype(np.float64)
+            wide = hessian.astype(np.float64, copy=self.input is None)
         else:
             wide = np.empty((n, n))
             inverse = 1 / self.scales
@@ -91,15 +114,15 @@ class Processing:
                 wide[part] *= hessian[part]
 
             run_all(rows, [(i,) for i in range(0, n, _ROWS)])
-        return wide if self.input is None else self.input.conjugate(wide)
+        return wide if self.input is None else self.input.conjugate(wide, backend)
 
-    def undo(self, W_hat: Any) -> np.ndarray:
+    def undo(self, W_hat: Any, backend: str = "auto") -> np.ndarray:
         """Return U^T W_hat V diag(1/s), (m, n): the rounded weights in the original basis."""
         rounded = self._checked(W_hat, "W_hat")
         if self.output is not None:
-            rounded = self.output.apply_transposed(rounded, side="left")
+            rounded = self.output.apply_transposed(rounded, "left", backend)
         if self.input is not None:
-            rounded = self.input.apply_transposed(rounded)
+            rounded = self.input.apply_transposed(rounded, backend=backend)
         if self.scales is not None:
             rounded = _times(rounded, 1 / self.scales)
         return rounded
@@ -133,13 +156,22 @@ class Processing:
         arrays: Mapping[str, np.ndarray],
     ) -> Processing:
         """Return the processing of what `to_parts` gave; InvalidArgumentError where it is none."""
+        stray = [
+            key
+            for key in arrays
+            if key != "scales" and f"{key.partition('_')[0]}_rotation" not in scalars
+        ]
+        if stray or any(f"{side}_rotation" not in scalars and f"{side}_seed" in scalars
+                        for side in ("input", "output")):  # fmt: skip
+            raise InvalidArgumentError(
+                f"The parts of a rotation need its kind; got {', '.join(stray) or 'a seed'} "
+                "without. The layer is damaged: quantise it again."
+            )
         scales = arrays.get("scales")
         if scales is not None:
-            good = scales.shape == shape[1:] and np.isfinite(scales).all() and (scales > 0).all()
-            if not good:
+            if scales.dtype.kind != "f":
                 raise InvalidArgumentError(
-                    f"scales must be {shape[1]} positive numbers; got {scales.dtype} of shape "
-                    f"{scales.shape}. The layer is damaged: quantise it again."
+                    f"scales must be floating; got {scales.dtype}. Quantise the layer again."
                 )
             scales = scales.astype(np.float64)
         rotations: dict[str, Rotation | None] = {}
@@ -149,8 +181,9 @@ class Processing:
                 prefix = f"{side}_"
                 own = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
                 rotations[side] = Rotation.from_arrays(
-                    str(scalars[f"{side}_rotation"]), size, int(scalars[f"{side}_seed"]), own
-                )
+                    str(scalars[f"{side}_rotation"]), size, check_seed(scalars.get(f"{side}_seed")),
+                    own,
+                )  # fmt: skip
         return cls(shape, scales, rotations["input"], rotations["output"])
 
     def _checked(self, W: Any, name: str) -> np.ndarray:
@@ -194,7 +227,8 @@ def incoherence_process(
         "hadamard" (flattens single huge weights best, and is the fastest), "kronecker" (two Haar
         factors, as in QuIP), or None.
     sides : str
-        "input": V only, U = I; with a scale per row this is as good as "both".
+        "input": V only, U = I; with a scale per row this is as good as "both", which needs a
+        rotation.
     rescale : bool or str
         True ("mean"), "trace" (the paper's), "volume", or False; see `input_scales`.
     seed : int
@@ -235,11 +269,20 @@ def incoherence_process(
     return processing.weight(W), processing.hessian(H), processing
 
 
+def without_dead(W: np.ndarray, H: np.ndarray) -> np.ndarray:
+    """Return W with zeros in the dead columns, whose diagonal of H is zero; W itself if none is.
+
+    They cost nothing, and a rotation would spread them over the live ones.
+    """
+    dead = H.diagonal() == 0
+    return np.where(dead, W.dtype.type(0), W) if dead.any() else W
+
+
 def make_processing(
     W: Any, H: Any, rotation: str | None, sides: str, rescale: bool | str | None, seed: int
 ) -> Processing:
     """Return the processing of a layer, without carrying it out; see `incoherence_process`."""
-    if rotation is not None and rotation not in _MAKE:
+    if rotation is not None and (not isinstance(rotation, str) or rotation not in _MAKE):
         raise InvalidArgumentError(
             f"rotation must be {', '.join(map(repr, ROTATIONS))} or None; got "
             f"rotation={rotation!r}. 'hadamard' is the usual choice."
@@ -248,6 +291,11 @@ def make_processing(
         raise InvalidArgumentError(
             f"sides must be {' or '.join(map(repr, SIDES))}; got sides={sides!r}. "
             "'input' is as good as 'both' with a scale per row."
+        )
+    if rotation is None and sides == "both":
+        raise InvalidArgumentError(
+            "rotation must not be None with sides='both'; got rotation=None. Choose 'hadamard', or "
+            "leave out sides."
         )
     name = check_rescale(rescale)
     check_seed(seed)

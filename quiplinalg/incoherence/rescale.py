@@ -60,10 +60,10 @@ def input_scales(W: Any, H: Any, rescale: str = "mean") -> np.ndarray:
 
     Notes
     -----
-    H_ii and ||W_:i||^2 count as at least 1e-8 of their means, so dead inputs and zero columns get
-    finite scales.  The loss does not change: tr((E S)(S^-1 H S^-1)(E S)^T) = tr(E H E^T).  What is
-    gained is not guaranteed: with feedback, "trace" optimises an upper bound and "volume" a lower
-    bound of the loss.
+    H_ii and ||W_:i||^2 count as at least 1e-8 of their means; those of a dead input, H_ii = 0, as
+    the means of the live ones: it is scaled like any other.  The loss does not change,
+    tr((E S)(S^-1 H S^-1)(E S)^T) = tr(E H E^T).  What is gained is not guaranteed: with feedback,
+    "trace" optimises an upper bound and "volume" a lower bound of the loss.
 
     References
     ----------
@@ -96,6 +96,9 @@ def input_scales(W: Any, H: Any, rescale: str = "mean") -> np.ndarray:
         part = weight[i : i + 256].astype(np.float64) / peak
         squares += np.einsum("ij,ij->j", part, part)
     p, q = _EXPONENTS[name]
+    live = diagonal > 0
+    if live.any():
+        diagonal[~live], squares[~live] = diagonal[live].mean(), squares[live].mean()
     logs = p * np.log(_floored(diagonal)) - q / 2 * np.log(_floored(squares))
     scales = np.clip(np.exp(logs - logs.mean()), *_RANGE)
     return scales.astype(np.float16).astype(np.float64)

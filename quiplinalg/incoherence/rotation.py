@@ -106,11 +106,14 @@ class Rotation:
         The factors of "hadamard" follow from n, and so does a permutation that moves nothing.
         """
         signs = self.signs.size + self.inner_signs.size
-        moved = bool((self.permutation != np.arange(self.n)).any())
         entries = sum(F.size for F in self.factors) if self.kind == "kronecker" else 0
-        return signs + 32 * self.n * moved + 64 * entries
+        return signs + 32 * self.n * self._moves + 64 * entries
 
-    def apply(self, X: Any, side: str = "right") -> np.ndarray:
+    @property
+    def _moves(self) -> bool:
+        return bool((self.permutation != np.arange(self.n)).any())
+
+    def apply(self, X: Any, side: str = "right", backend: str = "auto") -> np.ndarray:
         """Return X Q^T (each row x becomes Q x), or Q X with side="left".
 
         Parameters
@@ -119,6 +122,8 @@ class Rotation:
             Not changed.
         side : str
             "right" or "left".
+        backend : str
+            "auto", "cpu" or "generic".
 
         Returns
         -------
@@ -137,9 +142,9 @@ class Rotation:
         errors are relative to a row's norm.  The same bits for any number of threads.  NaN and
         infinity are not looked for: they spread over their row.
         """
-        return self._apply(X, side, backward=False)
+        return self._apply(X, side, backend, backward=False)
 
-    def apply_transposed(self, X: Any, side: str = "right") -> np.ndarray:
+    def apply_transposed(self, X: Any, side: str = "right", backend: str = "auto") -> np.ndarray:
         """Return X Q, or Q^T X with side="left": what undoes `apply`.
 
         Parameters
@@ -148,6 +153,8 @@ class Rotation:
             Not changed.
         side : str
             "right" or "left".
+        backend : str
+            "auto", "cpu" or "generic".
 
         Returns
         -------
@@ -159,15 +166,17 @@ class Rotation:
         InvalidArgumentError, DTypeError
             As `apply`.
         """
-        return self._apply(X, side, backward=True)
+        return self._apply(X, side, backend, backward=True)
 
-    def conjugate(self, H: Any) -> np.ndarray:
+    def conjugate(self, H: Any, backend: str = "auto") -> np.ndarray:
         """Return Q H Q^T, exactly symmetric.
 
         Parameters
         ----------
         H : array, (n, n), floating
             Symmetric: taken to be so, not checked.  Not changed.
+        backend : str
+            "auto", "cpu" or "generic".
 
         Returns
         -------
@@ -190,7 +199,7 @@ class Rotation:
                 f"H must be ({self.n}, {self.n}) for a rotation of n={self.n}; got "
                 f"H.shape={matrix.shape}. Make the rotation with n=H.shape[0]."
             )
-        kernels = select()
+        kernels = select(backend)
         out = aligned(matrix.shape, work_dtype(matrix))
         plan = self._plan(False, out.dtype)
         # (H Q^T)^T = Q H is written by columns, and its rows are then rotated where they are
@@ -206,13 +215,13 @@ class Rotation:
         Returns
         -------
         dict of str to ndarray
-            "permutation" (int64), "signs", "inner_signs" (int8), "factor0", "factor1", ...
-            (float64), and "windows" (int64), a row (start, walsh, number of factors) for each
-            window.
+            "signs", "inner_signs" (int8), "factor0", "factor1", ... (float64), "windows" (int64),
+            a row (start, walsh, number of factors) for each window, and "permutation" (int64)
+            unless it moves nothing.
         """
         windows = [(w.start, w.walsh, len(w.sizes)) for w in self.windows]
         return {
-            "permutation": self.permutation,
+            **({"permutation": self.permutation} if self._moves else {}),
             "signs": self.signs,
             "inner_signs": self.inner_signs,
             "windows": np.array(windows, np.int64).reshape(-1, 3),
@@ -239,8 +248,13 @@ class Rotation:
         DTypeError
             Arrays of a kind that has no meaning here.
         """
+        if not isinstance(arrays, Mapping):
+            raise InvalidArgumentError(
+                f"arrays must be a mapping of names to arrays; got {type(arrays).__name__}. "
+                "Pass what Rotation.to_arrays() returned."
+            )
         count = sum(name.startswith("factor") for name in arrays)
-        names = {"permutation", "signs", "inner_signs", "windows"}
+        names = {"signs", "inner_signs", "windows"} | ({"permutation"} & set(arrays))
         names |= {f"factor{i}" for i in range(count)}
         if set(arrays) != names:
             raise InvalidArgumentError(
@@ -253,6 +267,11 @@ class Rotation:
                 "windows must be whole numbers (w, 3), a row (start, walsh, number of factors) for "
                 f"each window; got windows.shape={table.shape}, {table.dtype}."
             )
+        if int(table[:, 2].sum()) != count or (table[:, 2] < 0).any():
+            raise InvalidArgumentError(
+                f"factor0, factor1, ... must be {int(table[:, 2].sum())} arrays, as windows says; "
+                f"got {count}. Pass what Rotation.to_arrays() returned."
+            )
         factors = [as_matrix(arrays[f"factor{i}"], f"factor{i}", square=True) for i in range(count)]
         windows, used = [], 0
         for start, walsh, number in table.tolist():
@@ -263,7 +282,9 @@ class Rotation:
             kind=kind,
             n=n,
             seed=seed,
-            permutation=to_numpy(arrays["permutation"], "permutation", integers=True),
+            permutation=to_numpy(
+                arrays.get("permutation", np.arange(n)), "permutation", integers=True
+            ),
             signs=to_numpy(arrays["signs"], "signs", integers=True),
             windows=tuple(windows),
             factors=tuple(factors),
@@ -274,7 +295,7 @@ class Rotation:
         parts = (self.permutation, self.signs, self.inner_signs, self.windows, self.factors)
         return pack(*parts, backward, dtype)
 
-    def _apply(self, X: Any, side: str, backward: bool) -> np.ndarray:
+    def _apply(self, X: Any, side: str, backend: str, backward: bool) -> np.ndarray:
         if side not in ("right", "left"):
             raise InvalidArgumentError(
                 f"side must be 'right' or 'left'; got side={side!r}. "
@@ -291,7 +312,7 @@ class Rotation:
             )
         out = aligned(matrix.shape, work_dtype(matrix))
         plan = self._plan(backward, out.dtype)
-        rotate_into(matrix, out, (rows, rows, False), plan, select())
+        rotate_into(matrix, out, (rows, rows, False), plan, select(backend))
         return out
 
 
@@ -308,7 +329,7 @@ def _permutation(values: Any, n: int) -> np.ndarray:
 
 def _signs(name: str, values: Any, n: int) -> np.ndarray:
     a = np.asarray(values)
-    if a.shape != (n,) or not np.isin(a, (-1, 1)).all():
+    if a.dtype.kind == "b" or a.shape != (n,) or not np.isin(a, (-1, 1)).all():
         raise InvalidArgumentError(
             f"{name} must hold {n} numbers +1 or -1; got an array of {a.dtype}, shape {a.shape}, "
             "that does not."

@@ -286,7 +286,8 @@ def rms_grid(
     Returns
     -------
     scale, zero : ndarray, (m, 1), or (1, 1) where ``per_row`` is False
-        The grid.  A row of zeros (which has no RMS) gets s = 1.
+        The grid.  A row of zeros (which has no RMS) gets 2**-20 of the largest s, or where all
+        are zero the smallest normal scale of float32.
 
     References
     ----------
@@ -302,5 +303,6 @@ def rms_grid(
     maxq = 2**bits - 1
     axis = 1 if per_row else None
     s = np.atleast_2d((rho * np.sqrt((W * W).mean(axis=axis, keepdims=True))).astype(W.dtype))
-    scale = 2 * np.where(s > 0, s, np.ones_like(s)) / maxq
+    least = np.maximum(2 * s.max(initial=0) * W.dtype.type(2.0**-20) / maxq, 2.0**-126)
+    scale = np.where(s > 0, 2 * s / maxq, least).astype(W.dtype)
     return scale, np.full_like(scale, maxq / 2)

@@ -8,20 +8,18 @@ first pass only changes cost anything.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from quiplinalg.grids.apply import tie_tolerance
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import PANEL, Kernels
-from quiplinalg.parallel import run_all, thread_count
+from quiplinalg.parallel import run_all
+from quiplinalg.rounding.tiles import tile_parts
 
 __all__ = ["Descent", "descend_codes"]
 
-_WORK_BYTES = 8 << 20  # of E at a time and thread
 _STEPS = 128  # rows of H a piece: with them a tile of E, 24 KB, stays in the first-level cache
 _LEAST = 16  # times eps H_kk d^2: what a change must gain, or rounding could undo and redo it
 _PANELS_AT_ONCE = 64
@@ -170,13 +168,7 @@ class _Descender:
             [(self.hessian, packed, p, min(p + step, panels)) for p in range(0, panels, step)],
         )
         lanes = kernels.lanes(kind)
-        tiles = -(-m // lanes)
-        workers = min(thread_count(), tiles)
-        most = max(1, _WORK_BYTES // (N * lanes * kind.itemsize))
-        parts = -(-tiles // most)
-        parts = min(tiles, -(-parts // workers) * workers)
-        edges = [tiles * part // parts for part in range(parts + 1)]
-        queue = deque(pairwise(edges))
+        queue, workers = tile_parts(m, N * lanes * kind.itemsize, lanes)
         height = max(b - a for a, b in queue)
         width = min(4 * kernels.block, N)
         found = {}

@@ -7,10 +7,8 @@ damped H is sum_k D_k eta_k^2, and under H itself that less sum_k damping_k (W_h
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,20 +17,23 @@ from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import damped
 from quiplinalg.factor.multipliers import column_multipliers
 from quiplinalg.factor.orders import factor_in_order
-from quiplinalg.grids.apply import tie_tolerance
+from quiplinalg.grids.apply import check_range, dequantize, tie_tolerance
 from quiplinalg.grids.search import fit_groups, stored_grid, work_matrix
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import PANEL, Kernels, select
-from quiplinalg.parallel import run_all, thread_count
+from quiplinalg.losses import proxy_loss
+from quiplinalg.parallel import run_all
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.options import NORM, Options
+from quiplinalg.rounding.tiles import tile_parts
 from quiplinalg.symmetric import symmetric_matrix
 
 __all__ = ["grid_before", "round_with_feedback"]
 
-_WORK_BYTES = 8 << 20  # of rounding targets at a time and thread: most of a share of the L3 cache
 _PANELS_AT_ONCE = 16
+# most of damping * ||E||^2 over the loss: 1e-6 of either, in float32, are 6e-5 of the difference
+_CANCELLED = {np.dtype(np.float32): 64, np.dtype(np.float64): 2.0**26}
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def round_with_feedback(
     diagonal = hessian.diagonal()
     if options.grid is not None and options.grid.scale.dtype == np.float64:
         weight = weight.astype(np.float64, copy=False)
+    check_range(weight, options.grid)
     dynamic = options.grid is None and options.group_size is not None and not options.static_groups
 
     (factor, order), damp, shift = damped(
@@ -91,6 +93,7 @@ def round_with_feedback(
         diagonal,
         options.damp,
     )
+    invented = float((shift - damp).sum())  # of dead columns, where there is no damping
     objective = None
     if bound is not None:
         bounded = column_multipliers(hessian, order, shift, factor, kernels, bound)
@@ -140,8 +143,8 @@ def round_with_feedback(
         rounding=options.rounding,
         order=options.order,
         permutation=None if options.order == "natural" else order,
-        loss=rounder.loss,
-        trace_D=float(D.sum()) if objective is None else objective,
+        loss=_loss(rounder, grid, weight, hessian),
+        trace_D=(float(D.sum()) if objective is None else objective) - invented,
         damp=damp,
         dead=np.flatnonzero(diagonal == 0),
         near_tie_rows=0
@@ -153,6 +156,13 @@ def round_with_feedback(
         feedback_bound=bound,
         restore=like(W),
     )
+
+
+def _loss(rounder: _Rounder, grid: UniformGrid, weight: np.ndarray, hessian: np.ndarray) -> float:
+    """The loss under H: for free, unless damping is so large that the difference has no digits."""
+    if rounder.row_loss[:, 1].sum() <= _CANCELLED[weight.dtype] * rounder.loss:
+        return rounder.loss
+    return proxy_loss(dequantize(rounder.codes, grid, np.dtype(np.float64)), weight, hessian)
 
 
 def _search(
@@ -267,13 +277,7 @@ class _Rounder:
             return
         kind = self.plan.W.dtype
         lanes = self.kernels.lanes(kind)
-        tiles = -(-m // lanes)
-        workers = min(thread_count(), tiles)
-        most = max(1, _WORK_BYTES // (N * lanes * kind.itemsize))
-        parts = -(-tiles // most)
-        parts = min(tiles, -(-parts // workers) * workers)
-        edges = [tiles * part // parts for part in range(parts + 1)]
-        queue = deque(pairwise(edges))
+        queue, workers = tile_parts(m, N * lanes * kind.itemsize, lanes)
         height = max(b - a for a, b in queue)
         width = max(c1 - c0 for c0, c1 in self.plan.spans)
 

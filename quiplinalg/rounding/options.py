@@ -17,6 +17,7 @@ __all__ = ["CLIPS", "NORM", "ROUNDINGS", "Options", "check_passes"]
 
 CLIPS = ("mse", "minmax", "best")
 ROUNDINGS = ("nearest", "stochastic")
+_MOST_COLUMNS = 2**31 - 1
 NORM = 2.4  # exponent of the clip search, as in the GPTQ code
 
 
@@ -39,7 +40,9 @@ class Options:
     def __post_init__(self) -> None:
         check_bits(self.bits)
         if self.group_size is not None:
-            check_group_size(self.group_size, 1)
+            # a larger one than there are columns is one group
+            size = min(check_group_size(self.group_size, 1), _MOST_COLUMNS)
+            object.__setattr__(self, "group_size", size)
         if self.grid is not None and not isinstance(self.grid, UniformGrid):
             raise InvalidArgumentError(
                 f"grid must be a UniformGrid or None; got grid={self.grid!r}. "

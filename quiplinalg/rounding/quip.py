@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import warnings
+from dataclasses import dataclass, replace
 from math import inf, log2
 from typing import Any
 
 import numpy as np
 
 from quiplinalg.arguments import suggest_keywords
-from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.errors import (
+    ConditioningWarning,
+    InvalidArgumentError,
+    NotPositiveDefiniteError,
+)
 from quiplinalg.factor.damping import AbsoluteDamp
 from quiplinalg.grids.search import work_matrix
-from quiplinalg.incoherence.process import ROTATIONS, Processing, make_processing
+from quiplinalg.incoherence.process import ROTATIONS, Processing, make_processing, without_dead
 from quiplinalg.kernels.record import select
+from quiplinalg.losses import proxy_loss
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.descent import MAX_PASSES, descend_codes
@@ -62,9 +68,10 @@ def quip(
         1 to 8.
     rotation : str or None
         "hadamard", "kronecker", None (rescaling only), or "auto": round with each of these two
-        and without any processing, on a clipped or min-max grid per row, and keep the best at
-        equal size: the least loss * 4**bits_per_weight, a bit being worth 6.02 dB (rotations take
-        bits, which matters in small layers only).  ``candidates`` of the result has the losses.
+        and without any processing (on a clipped or a min-max grid for each row where rho is
+        searched), and keep the best at equal size: the least loss * 4**bits_per_weight, a bit
+        being worth 6.02 dB (rotations take bits, which matters in small layers only).
+        ``candidates`` of the result has the losses.
     sides : str
         "input", or "both" to rotate the rows of W as well (only of use with ``per_tensor``).
     rescale : bool or str
@@ -83,16 +90,18 @@ def quip(
     order : str
         "min-pivot", "act" or "natural", in the rotated basis.
     damp, rounding, block, backend
-        As in `ldlq`; damping is a fraction of the mean diagonal of the rescaled H.
+        As in `ldlq`; damping is a fraction of the mean diagonal of the rescaled H.  Stochastic
+        rounding is unbiased only where nothing is chosen by the loss: give ``rho`` and
+        ``rotation``.
     seed : int
         Of the rotations, and of stochastic rounding.
 
     Returns
     -------
     Quantized
-        With its ``processing``: `dequantize` gives W_hat in the original basis, and ``loss`` is
-        that of the original W and H, without damping.  ``bits_per_weight`` counts the rescaling
-        and what the rotations need.
+        With its ``processing``, None where "auto" found none the best: `dequantize` gives W_hat in
+        the original basis, and ``loss`` is that of the original W and H, without damping.
+        ``bits_per_weight`` counts the rescaling and what the rotations need.
 
     Raises
     ------
@@ -104,6 +113,8 @@ def quip(
     -----
     DampingWarning
         ``damp="auto"`` had to go beyond 0.01.
+    ConditioningWarning
+        "auto" left out a rotation in whose basis H is not positive definite.
 
     Notes
     -----
@@ -114,9 +125,8 @@ def quip(
 
     There is no guarantee that a rotation helps a given layer: on nearly Gaussian weights a plain
     clipped grid may win, and a two-factor Kronecker rotation leaves heavy tails where one weight
-    has nearly all the energy.  This is why "auto" measures.  With rotation=None or "auto" the
-    dead columns of H are found as in `ldlq`; rotated, they are spread over all columns and cost
-    nothing.
+    has nearly all the energy.  This is why "auto" measures.  Dead columns (zero diagonal of H) cost
+    nothing; where the inputs are rotated their weights are taken to be zero, and come back zero.
 
     References
     ----------
@@ -132,8 +142,8 @@ def quip(
     >>> q = ql.quip(W, H, bits=2)
     >>> q.loss < ql.ldlq(W, H, bits=2).loss
     True
-    >>> q.processing.rotation in q.candidates
-    True
+    >>> sorted(q.candidates)
+    ['hadamard', 'kronecker', 'none']
     """
     if rotation is not None and rotation not in _CHOICES:
         raise InvalidArgumentError(
@@ -145,27 +155,80 @@ def quip(
         bits=bits, grid=None, group_size=group_size, static_groups=True, sym=False, clip="best",
         order=order, damp=damp, rounding=rounding, seed=seed, block=block,
     )  # fmt: skip
-    factor = check_rho(rho, bits)
-    kernels = select(backend)
-    weight, hessian = work_matrix(W), symmetric_matrix(H, "H", kernels)
-
-    tried = ROTATIONS if rotation == "auto" else (rotation,)
-    found: dict[str, Quantized] = {}
-    for name in tried:
-        processing = make_processing(weight, hessian, name, sides, rescale, seed)
-        processed = processing.weight(weight)
-        steps = scale_steps(processed, bits, factor, group_size, per_tensor)
-        rounded = round_with_feedback(
-            processed, processing.hessian(hessian), "quip", options, backend, steps
+    if not isinstance(per_tensor, (bool, np.bool_)):
+        raise InvalidArgumentError(
+            f"per_tensor must be True or False; got per_tensor={per_tensor!r}. "
+            "False gives every row its own scale."
         )
-        dead = np.flatnonzero(hessian.diagonal() == 0)
-        found[name or "none"] = replace(rounded, processing=processing, dead=dead)
+    layer = _Layer(work_matrix(W), symmetric_matrix(H, "H", select(backend)), backend)
+    factor = check_rho(rho, bits)
+    tried = ROTATIONS if rotation == "auto" else (rotation,)
+    processings = {
+        name or "none": make_processing(layer.weight, layer.hessian, name, sides, rescale, seed)
+        for name in tried
+    }
     if rotation == "auto":
-        found["none"] = round_with_feedback(weight, hessian, "quip", options, backend)
+        processings["none"] = Processing(layer.weight.shape, None, None, None)
+    found: dict[str, Quantized] = {}
+    for name, processing in processings.items():
+        weight, hessian = layer.processed(processing)
+        plain = rotation == "auto" and name == "none" and rho == "search" and not per_tensor
+        steps = () if plain else scale_steps(weight, bits, factor, group_size, per_tensor)
+        try:
+            rounded = round_with_feedback(weight, hessian, "quip", options, backend, steps)
+        except NotPositiveDefiniteError as error:
+            if rotation != "auto" or name == "none":
+                raise _in_basis(error, processing) from None
+            warnings.warn(
+                f"The {name} rotation was left out: {_in_basis(error, processing)}",
+                ConditioningWarning,
+                stacklevel=3,
+            )
+            continue
+        nothing = processing.scales is None and processing.input is None
+        found[name] = replace(rounded, processing=None if nothing else processing, dead=layer.dead)
     best = min(found.values(), key=_at_equal_size)
     losses = {name: q.loss for name, q in found.items()}
-    best = replace(best, restore=like(W), candidates=losses if len(losses) > 1 else None)
-    return best if refine == 0 else _refined(best, weight, hessian, refine, backend)
+    best = replace(best, restore=like(W), candidates=losses if rotation == "auto" else None)
+    if refine == 0:
+        return best
+    if rotation == "auto":  # the last one tried is not the one to refine, or may not be
+        weight, hessian = layer.processed(best.processing)
+    return _refined(best, weight, hessian, layer, refine)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What is rounded: weights, H, and the backend that processes them."""
+
+    weight: np.ndarray
+    hessian: np.ndarray
+    backend: str
+
+    @property
+    def dead(self) -> np.ndarray:
+        """Columns whose diagonal of H is zero."""
+        return np.flatnonzero(self.hessian.diagonal() == 0)
+
+    def processed(self, processing: Processing | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return W' and H'; rotated, without the weights of dead columns."""
+        if processing is None:
+            return self.weight, self.hessian
+        weight = self.weight
+        if processing.input is not None:
+            weight = without_dead(weight, self.hessian)
+        return (
+            processing.weight(weight, self.backend),
+            processing.hessian(self.hessian, self.backend),
+        )
+
+
+def _in_basis(error: NotPositiveDefiniteError, processing: Processing) -> NotPositiveDefiniteError:
+    """The error, with the name of the matrix that its index is a row of."""
+    if processing.input is None:
+        return error
+    name = "H in the rotated basis"
+    return NotPositiveDefiniteError(error.index, error.pivot, error.remedy, name)
 
 
 def _at_equal_size(q: Quantized) -> tuple[float, float]:
@@ -175,16 +238,16 @@ def _at_equal_size(q: Quantized) -> tuple[float, float]:
 
 
 def _refined(
-    q: Quantized, weight: np.ndarray, hessian: np.ndarray, passes: int | None, backend: str
+    q: Quantized, weight: np.ndarray, hessian: np.ndarray, layer: _Layer, passes: int | None
 ) -> Quantized:
     """Coordinate descent in the basis that the codes are of."""
-    processing = q.processing or Processing(weight.shape, None, None, None)
-    found = descend_codes(
-        processing.weight(weight), processing.hessian(hessian), q.codes, q.grid,
-        MAX_PASSES if passes is None else passes, select(backend),
-    )  # fmt: skip
-    return replace(
-        q, codes=found.codes, loss=max(q.loss - float(found.decrease.sum()), 0.0),
+    most = MAX_PASSES if passes is None else passes
+    found = descend_codes(weight, hessian, q.codes, q.grid, most, select(layer.backend))
+    refined = replace(
+        q, codes=found.codes,
         near_tie_rows=min(q.near_tie_rows + int(found.ties.sum()), weight.shape[0]),
         passes=found.passes, changed=found.changed,
     )  # fmt: skip
+    # by definition: the descent's own sum has the rounding errors of float32
+    W_hat = refined.__array__(np.dtype(np.float64))
+    return replace(refined, loss=proxy_loss(W_hat, layer.weight, layer.hessian))

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arguments import suggest_keywords
+from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import AbsoluteDamp
+from quiplinalg.grids.apply import clip_to_range
 from quiplinalg.grids.search import check_bits, rms_grid, work_matrix
 from quiplinalg.incoherence.draws import check_seed
 from quiplinalg.incoherence.kronecker import kronecker_orthogonal
@@ -86,7 +88,8 @@ def quip_authors(
     twice, 0.0201 of its mean diagonal in all; one scale 2.4 RMS for the whole matrix, levels
     without a zero; W clipped to the range *before* rounding; columns rounded from the last to the
     first in natural order.  What is not: random numbers, floor(x + 1/2) at exact ties, their
-    float16 result, and their default blocked butterfly in place of the Kronecker product.  About
+    float16 result, the tiny scale of dead inputs (here as of live ones), and their
+    default blocked butterfly in place of the Kronecker product.  About
     2 dB are lost to the scale at 2 bits.  2 m n^2 flops more than `ldlq`, for the loss.
 
     References
@@ -103,6 +106,11 @@ def quip_authors(
     True
     """
     bits, seed = check_bits(bits), check_seed(seed)
+    if not isinstance(rescale, (bool, np.bool_)):
+        raise InvalidArgumentError(
+            f"rescale must be True or False; got rescale={rescale!r}. "
+            "Other rescalings are quip's: this is the paper's or none."
+        )
     kernels = select(backend)
     weight, hessian = work_matrix(W), symmetric_matrix(H, "H", kernels)
     m, n = weight.shape
@@ -112,9 +120,10 @@ def quip_authors(
         _rotation(n, seed),
         _rotation(m, (seed + OUTPUT_SEED) % (1 << 63)),
     )
-    rotated, rotated_hessian = processing.weight(weight), processing.hessian(hessian)
+    rotated = processing.weight(weight, backend)
+    rotated_hessian = processing.hessian(hessian, backend)
     grid = rms_grid(rotated, bits, rho=_RHO, per_tensor=True)
-    clipped = clip_to_range(rotated, grid.scale, grid.zero, grid.maxq)
+    clipped = clip_to_range(rotated, grid)
     mean = float(rotated_hessian.diagonal().mean()) if n else 0.0
     options = Options(
         bits=bits, grid=grid, group_size=None, static_groups=True, sym=False, clip="minmax",
@@ -138,9 +147,3 @@ def quip_authors(
 
 def _rotation(n: int, seed: int) -> Rotation:
     return kronecker_orthogonal(n, seed, authors_factors(n) if n > 1 else None)
-
-
-def clip_to_range(W: np.ndarray, scale: np.ndarray, zero: np.ndarray, maxq: float) -> np.ndarray:
-    """Return W cut to the first and the last level of its grid, one group."""
-    low, high = scale * (0 - zero), scale * (maxq - zero)
-    return np.clip(W, low.astype(W.dtype), high.astype(W.dtype))

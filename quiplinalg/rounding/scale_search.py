@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from quiplinalg.arguments import as_float
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.grids.search import rms_grid
 from quiplinalg.grids.uniform import UniformGrid
@@ -27,8 +28,7 @@ def check_rho(rho: Any, bits: int) -> float | None:
         return None
     if rho is None:
         return RHO[bits]
-    number = isinstance(rho, (int, float, np.number)) and not isinstance(rho, bool)
-    if not number or not 0 < float(rho) < np.inf:
+    if not 0 < as_float(rho) < np.inf:
         raise InvalidArgumentError(
             "rho must be positive and finite (half the range in units of the RMS), None or "
             f"'search'; got rho={rho!r}. None is {RHO[bits]} at {bits} bits."

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from quiplinalg.errors import ConvergenceError, InvalidArgumentError, NotPositiveDefiniteError
+from quiplinalg.errors import (
+    ConvergenceError,
+    DTypeError,
+    InvalidArgumentError,
+    NotPositiveDefiniteError,
+)
 from quiplinalg.factor.multipliers import column_multipliers
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import select
@@ -46,6 +50,9 @@ class Verification:
         By how much the worst code misses the rounding of its target, in grid units; 0 where all
         are exact, and at most the tolerance where only ties and rounding errors part them; NaN
         where the codes could not be checked.
+    codes_checked : bool
+        False where coordinate descent was stopped before a fixed point: then all that is known of
+        the codes is that they are on the grid.
     first_wrong : (int, int) or None
         Row and column (the caller's) of the first wrong code: of the first bad row, the one
         rounded first, because an error there moves the targets of all that follow.
@@ -63,6 +70,7 @@ class Verification:
     ok: bool
     codes_wrong: int
     worst: float
+    codes_checked: bool
     first_wrong: tuple[int, int] | None
     loss: float
     stored_loss: float
@@ -129,13 +137,18 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
     >>> ql.verify(W, X.T @ X / 64, dataclasses.replace(q, codes=codes)).ok
     False
     """
+    if not isinstance(quantized, Quantized):
+        raise DTypeError(
+            f"quantized must be a Quantized; got {type(quantized).__name__}. Pass what ldlq, quip "
+            "or open_result(...).layer(name) returned."
+        )
     checker = select("generic")
     weight = work_matrix(W)
     hessian = symmetric_matrix(H, "H", checker).astype(np.float64)
     _check_shapes(weight, hessian, quantized)
     if quantized.processing is None:
         return _verify_codes(weight, hessian, quantized)
-    return verify_processed(weight, hessian, quantized, partial(_verify_codes, loss_is_known=False))
+    return verify_processed(weight, hessian, quantized, _verify_codes)
 
 
 def _verify_codes(
@@ -207,6 +220,7 @@ def _verify_codes(
         ok=not problem,
         codes_wrong=wrong,
         worst=worst if checkable else float("nan"),
+        codes_checked=checkable and not quantized.changed,
         first_wrong=first,
         loss=loss,
         stored_loss=float(quantized.loss),

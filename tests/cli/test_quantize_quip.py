@@ -51,13 +51,15 @@ def test_quip_then_verify_and_inspect(problem, out, capsys):
         (["--rotation", "none"], lambda q: q.processing.rotation == "none"),
         (["--rotation", "hadamard", "--sides", "both"], lambda q: q.processing.output.n == 48),
         (
-            ["--rotation", "hadamard", "--no-rescale"],
+            ["--rotation", "hadamard", "--rescale", "none"],
             lambda q: q.processing.scales is None and q.processing.input.n == 64,
         ),
         (["--rotation", "none", "--rho", "table"], lambda q: q.grid.kind == "rms"),
         (["--rotation", "none", "--rho", "2.4"], lambda q: q.grid.kind == "rms"),
         (["--refine", "all"], lambda q: q.passes > 0 and q.changed == 0),
         (["--order", "act"], lambda q: q.order == "act"),
+        (["--rotation", "hadamard", "--per-tensor"], lambda q: q.grid.scale.shape == (1, 1)),
+        (["--rotation", "none", "--rescale", "trace"], lambda q: q.processing.scales is not None),
         (["--bits", "3", "--group-size", "16"], lambda q: q.grid.bits == 3),
     ],
 )
@@ -92,6 +94,12 @@ def test_json_has_the_choice(problem, out, capsys):
         (["--method", "quip", "--rho", "wide"], "--rho"),
         (["--method", "quip", "--rho", "-1"], "rho must be positive"),
         (["--refine", "-1"], "refine must be a number of passes"),
+        (["--method", "quip", "--seed", "-1"], "seed must be a whole number"),
+        (["--method", "safe", "--refine", "1"], "--refine is for --method nearest"),
+        (
+            ["--method", "quip", "--rotation", "none", "--sides", "both"],
+            "--rotation must not be none",
+        ),
         (["--method", "quip", "--rotation", "dct"], "--rotation"),
     ],
 )

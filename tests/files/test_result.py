@@ -6,8 +6,11 @@ import h5py
 import numpy as np
 import pytest
 
+from quiplinalg import quip
 from quiplinalg.errors import DTypeError, FormatError, InvalidArgumentError
 from quiplinalg.files import ResultWriter, open_result
+from quiplinalg.files.elements import checksum
+from quiplinalg.files.result_layout import CHECKSUM, layer_checksum
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.results import Quantized
 
@@ -49,6 +52,65 @@ def assert_same(got, expected):
                 np.testing.assert_array_equal(a, b)
             elif not dataclasses.is_dataclass(b):
                 assert type(a) is type(b) and a == b, field.name
+
+
+def test_files_of_the_first_layout_lack_newer_fields(tmp_path):
+    """Without passes, changed, feedback_bound, candidates or a processing, with their checksum."""
+    path, layer = tmp_path / "old.h5", quantized()
+    with ResultWriter(path) as writer:
+        writer.add("a", layer)
+    with h5py.File(path, "r+") as file:
+        group = file["layers/a"]
+        for name in ("passes", "changed"):
+            del group.attrs[name]
+        assert not {"feedback_bound", "candidates", "input_rotation"} & set(group.attrs)
+        group.attrs[CHECKSUM] = layer_checksum("a", group, sorted(group))
+    with open_result(path) as result:
+        assert_same(result.layer("a"), layer)
+
+
+def test_a_processing_that_does_not_fit_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "r.h5"
+    layer = quip(rng.standard_normal((6, 44)), np.eye(44), rotation="kronecker")
+    with ResultWriter(path) as writer:
+        writer.add("a", layer)
+
+    def changed(change):
+        copy = tmp_path / "copy.h5"
+        copy.write_bytes(path.read_bytes())
+        with h5py.File(copy, "r+") as file:
+            group = file["layers/a"]
+            change(group)
+            group.attrs[CHECKSUM] = layer_checksum("a", group, sorted(group))
+        with open_result(copy) as result:
+            return result.layer("a")
+
+    changed(lambda group: None)
+
+    def other(name, value):
+        def change(group):
+            encoding = dict(group[name].attrs)
+            del group[name]
+            group[name] = value
+            group[name].attrs.update(encoding)
+            group[name].attrs["crc32"] = np.int64(checksum(value))
+
+        return change
+
+    factor = np.eye(44) * 1.01
+    for change in (
+        lambda group: group.__delitem__("input_signs"),
+        lambda group: group.__delitem__("input_factor0"),
+        lambda group: group.attrs.__delitem__("input_rotation"),
+        lambda group: group.attrs.__setitem__("input_seed", np.int64(-1)),
+        lambda group: group.attrs.__setitem__("input_rotation", "dct"),
+        other("scales", -np.ones(44, np.float16)),
+        other("input_factor0", factor),
+        other("input_signs", np.zeros(44, np.int8)),
+    ):
+        with pytest.raises(FormatError):
+            changed(change)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 7, 8, None])

@@ -72,7 +72,10 @@ def test_rms_levels_are_symmetric_without_a_zero():
         alone = ql.rms_grid(W[:, 20 * g : 20 * g + 20], 2, rho=1.6, scale_dtype=np.float64)
         assert (alone.scale[:, 0] == grid.scale[:, g]).all()
     assert np.asarray(ql.nearest(W, grid=grid)).shape == W.shape
-    assert (ql.rms_grid(np.zeros((2, 3)), 2, rho=1.5).scale == 1).all()
+    # zeros have no level of their own: their step is nothing beside the others
+    assert (ql.rms_grid(np.zeros((2, 3)), 2, rho=1.5).scale == np.finfo(np.float32).tiny).all()
+    mixed = ql.rms_grid(np.array([[0.0, 0.0], [3.0, -3.0]]), 2, rho=1.0).scale
+    assert mixed[1, 0] == 2 and mixed[0, 0] == 2.0**-19
     with pytest.raises(ql.InvalidArgumentError, match="takes no groups"):
         ql.rms_grid(W, 2, rho=1.6, per_tensor=True, group_size=5)
 
@@ -105,7 +108,7 @@ def test_float16_rounding_of_scales_is_numpys():
 
 def test_a_scale_that_under_or_overflows_is_refused():
     for size in (1e-9, 1e9):
-        with pytest.raises(ql.InvalidArgumentError, match="scale_dtype='float32'"):
+        with pytest.raises(ql.InvalidArgumentError, match="bring the weights"):
             ql.minmax_grid(np.array([[size, -size]]), 2, scale_dtype=np.float16)
 
 

@@ -23,6 +23,7 @@ KINDS = (*ROTATIONS, None)
 )
 def test_the_loss_is_invariant_and_undo_undoes(problem, rotation, sides, rescale, seed):
     W, H = problem.W, problem.H
+    sides = sides if rotation else "input"
     W2, H2, p = ql.incoherence_process(
         W, H, rotation=rotation, sides=sides, rescale=rescale, seed=seed
     )
@@ -60,6 +61,7 @@ def test_the_proxy_is_invariant_to_1e_12_and_1e_5(rotation):
 @pytest.mark.parametrize("rotation", KINDS)
 def test_parts_make_it_again(rotation, sides):
     problem = make_problem(6, 44, 0)
+    sides = sides if rotation else "input"
     W2, _, p = ql.incoherence_process(problem.W, problem.H, rotation=rotation, sides=sides, seed=5)
     scalars, arrays = p.to_parts()
     q = Processing.from_parts(p.shape, scalars, arrays)
@@ -67,12 +69,27 @@ def test_parts_make_it_again(rotation, sides):
     assert (q.hessian(problem.H) == p.hessian(problem.H)).all()
     assert q.storage_bits == p.storage_bits and repr(q) == repr(p)
     spoiled = {**arrays, "scales": -arrays["scales"]}
-    with pytest.raises(ql.InvalidArgumentError, match="scales must be 44 positive numbers"):
+    with pytest.raises(ql.InvalidArgumentError, match="scales must be 44 positive float16"):
         Processing.from_parts(p.shape, scalars, spoiled)
     if rotation:
         bad = {k: v for k, v in arrays.items() if k != "input_signs"}
-        with pytest.raises(ql.InvalidArgumentError):
+        with pytest.raises(ql.InvalidArgumentError, match="A rotation has the arrays"):
             Processing.from_parts(p.shape, scalars, bad)
+        for name in ("input_rotation", "input_seed"):
+            less = {k: v for k, v in scalars.items() if k != name}
+            with pytest.raises(ql.InvalidArgumentError):
+                Processing.from_parts(p.shape, less, arrays)
+        if any(k.startswith("input_factor") for k in arrays):
+            last = max(k for k in arrays if k.startswith("input_factor"))
+            bad = {k: v for k, v in arrays.items() if k != last}
+            with pytest.raises(
+                ql.InvalidArgumentError, match=r"must be .* arrays, as windows says"
+            ):
+                Processing.from_parts(p.shape, scalars, bad)
+        with pytest.raises(ql.InvalidArgumentError, match="need its kind; got output_x"):
+            Processing.from_parts(p.shape, {k: v for k, v in scalars.items() if "input" in k},
+                                  {k: v for k, v in arrays.items() if "output" not in k}
+                                  | {"output_x": np.zeros(1)})  # fmt: skip
 
 
 def test_both_sides_of_a_square_layer_get_different_rotations():
@@ -92,7 +109,7 @@ def test_seeds_and_threads():
 
 def test_bad_input():
     P = make_problem(6, 8, 0, 2, "well")
-    for bad in ("dct", "", 1):
+    for bad in ("dct", "", 1, ["hadamard"]):
         with pytest.raises(ql.InvalidArgumentError, match=r"rotation must be 'hadamard'.*got"):
             ql.incoherence_process(P.W, P.H, rotation=bad)
     with pytest.raises(ql.InvalidArgumentError, match="sides must be 'input' or 'both'; got"):

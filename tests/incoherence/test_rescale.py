@@ -22,7 +22,10 @@ def volume_objective(W, H, s):
     return float(-2 * np.log(s).mean() + np.log(np.square(W * s).sum()))
 
 
-@given(problem=problems(min_n=2, max_n=12, hessian_kinds=("well", "outlier", "diagonal")))
+ORDINARY = {"min_m": 3, "min_n": 2, "max_n": 12, "weight_kinds": ("normal", "uniform")}
+
+
+@given(problem=problems(**ORDINARY, hessian_kinds=("well", "outlier", "diagonal")))
 def test_trace_reaches_its_closed_form_and_nothing_is_below_it(problem):
     """min tr(H') ||W'||_F^2 = (sum_i sqrt(H_ii) ||W_:i||)^2, by Cauchy and Schwarz."""
     W, H = problem.W, problem.H
@@ -37,7 +40,7 @@ def test_trace_reaches_its_closed_form_and_nothing_is_below_it(problem):
         assert trace_objective(W, H, other) >= reached * (1 - 32 * HALF**2)
 
 
-@given(problem=problems(min_n=2, max_n=12, hessian_kinds=("well",)))
+@given(problem=problems(**ORDINARY, hessian_kinds=("well",)))
 def test_volume_makes_all_columns_one_length(problem):
     W, H = problem.W, problem.H
     s = input_scales(W, H, "volume")
@@ -49,7 +52,7 @@ def test_volume_makes_all_columns_one_length(problem):
         assert volume_objective(W, H, other) >= volume_objective(W, H, s) - 32 * HALF**2
 
 
-@given(problem=problems(min_n=1, max_n=12, hessian_kinds=("well", "outlier")))
+@given(problem=problems(**ORDINARY, hessian_kinds=("well", "outlier")))
 def test_mean_is_the_geometric_mean_of_the_two(problem):
     W, H = problem.W, problem.H
     both = np.sqrt(input_scales(W, H, "trace") * input_scales(W, H, "volume"))

@@ -242,7 +242,7 @@ def test_arrays_make_the_same_rotation(kind, n):
     X = np.random.default_rng(0).standard_normal((3, n))
     assert (again.apply(X) == V.apply(X)).all()
     assert repr(again) == repr(V) and again.storage_bits == V.storage_bits
-    unsigned = {**arrays, "permutation": arrays["permutation"].astype(np.uint32)}
+    unsigned = {**arrays, "permutation": V.permutation.astype(np.uint32)}
     assert (ql.Rotation.from_arrays(kind, n, 6, unsigned).apply(X) == V.apply(X)).all()
     with pytest.raises(ValueError, match="read-only"):
         again.signs[:] = 1

@@ -113,7 +113,9 @@ def test_rms_levels(bits):
         levels = 1.7 * rms * (2 * np.arange(maxq + 1) / maxq - 1)
         # three roundings on each side
         assert np.abs(dequantise(np.arange(maxq + 1)[None], scale, zero) - levels).max() <= 1e-14
-    assert rms_grid(np.zeros((1, 3)), bits, 1.0)[0] == 2 / maxq
+    assert rms_grid(np.zeros((1, 3)), bits, 1.0)[0] == 2.0**-126
+    two = rms_grid(np.array([[0.0, 0.0], [1.0, -1.0]]), bits, 1.0)[0]
+    assert abs(two[0, 0] / two[1, 0] - 2.0**-20) <= 1e-15
 
 
 def test_ties_go_to_even_before_zero_is_added():

@@ -16,7 +16,7 @@ from quiplinalg import reference
 from quiplinalg.files.result_layout import CHECKSUM, layer_checksum
 from quiplinalg.incoherence.process import Processing
 from quiplinalg.kernels.record import select
-from quiplinalg.rounding import descent_driver
+from quiplinalg.rounding import tiles
 from quiplinalg.rounding.descent import MAX_PASSES, descend_codes
 
 BACKENDS = ("cpu", "generic")
@@ -194,7 +194,7 @@ def test_the_same_codes_for_any_block_threads_and_parts(monkeypatch, dtype, grou
     for block in (4, 20, 256):
         for threads in (1, 2):
             for part in (1, 1 << 30):  # a tile at a time, or all
-                monkeypatch.setattr(descent_driver, "_WORK_BYTES", part)
+                monkeypatch.setattr(tiles, "_WORK_BYTES", part)
                 kernels = dataclasses.replace(select("cpu"), block=block)
                 with ql.num_threads(threads):
                     other = descend_codes(W, H, q.codes, q.grid, MAX_PASSES, kernels)

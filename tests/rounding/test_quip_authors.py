@@ -38,16 +38,13 @@ def test_it_is_the_authors_algorithm(bits, shape):
     assert abs(q.loss - loss) <= 1e-12 * loss
 
 
-def test_the_twin_needs_no_scales_of_ours():
-    """Without scales the twin rescales by the paper's formula; ours differ by float16 rounding."""
+def test_the_scales_are_the_papers():
+    """(H_ii / ||W_:i||^2)^(1/4) up to one factor, and the rounding to float16."""
     P = make_problem(12, 40, 0, hessian="outlier", weights="heavy")
-    q = ql.quip_authors(P.W, P.H, 4, seed=3)
-    V = ql.kronecker_orthogonal(40, 3, authors_factors(40))
-    U = ql.kronecker_orthogonal(12, 3 + OUTPUT_SEED, authors_factors(12))
-    dense = [R.apply(np.eye(R.n), side="left") for R in (U, V)]
-    _, W_hat = reference.quip_authors(P.W, P.H, 4, *dense)
-    loss = ql.proxy_loss(W_hat, P.W, P.H)
-    assert abs(np.log(loss / q.loss)) <= 0.2
+    s = ql.quip_authors(P.W, P.H, 4, seed=3).processing.scales
+    paper = (np.diag(P.H) / np.square(P.W).sum(axis=0)) ** 0.25
+    ratio = s / paper
+    assert ratio.max() / ratio.min() <= 1 + 2 * 2.0**-11
 
 
 def test_ours_is_better_by_what_the_scale_costs():
@@ -77,5 +74,7 @@ def test_bad_input():
     for name, value in (("bits", 0), ("seed", -1), ("seed", None)):
         with pytest.raises(ql.InvalidArgumentError, match=f"{name} must be"):
             ql.quip_authors(P.W, P.H, **{name: value})
+    with pytest.raises(ql.InvalidArgumentError, match="rescale must be True or False"):
+        ql.quip_authors(P.W, P.H, rescale="volume")
     for shape in ((0, 5), (1, 1), (5, 0)):
         assert ql.quip_authors(np.ones(shape), np.eye(shape[1])).dequantize().shape == shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 import numpy as np
 import pytest
@@ -46,10 +45,8 @@ def test_the_counterexample_of_the_paper(n, ldlq_loss, nearest_loss, rounding):
     nearest = plain.nearest_loss(W, H) / 50
     assert abs(plain.loss / 50 - ldlq_loss) <= 1 and abs(nearest - nearest_loss) <= 0.1
     assert plain.loss / 50 > 50 * nearest
-    started = time.perf_counter()
     q = ql.safe(W, H, c=1.0, rounding=rounding, **keywords)
-    assert time.perf_counter() - started < 2.0  # 0.02 s where nothing disturbs
-    assert rows(q, W, H).max() < 3 * nearest and q.loss / 50 < 1.1 * nearest
+    assert rows(q, W, H).max() < 3 * nearest and q.loss / 50 < 1.05 * nearest
     assert q.method == "safe" and q.feedback_bound == 1.0 and q.clipped < 0.002
 
 
