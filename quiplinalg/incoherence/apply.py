@@ -26,9 +26,10 @@ def rotate_into(
     """
     if X.size == 0:
         return
-    # a read-only view: else the kernel is compiled once more for callers' read-only arrays
-    source = np.ascontiguousarray(X, out.dtype).view()
-    source.flags.writeable = False
+    ready = X.dtype == out.dtype and X.flags.c_contiguous
+    if not (ready or layout[0]):
+        X, ready = np.ascontiguousarray(X, out.dtype), True
+    source = _read_only(X)
     n = plan.load[0].shape[0]
     count = source.shape[0 if layout[0] else 1]
     lanes = kernels.vector(out.dtype)
@@ -38,14 +39,27 @@ def rotate_into(
     def work() -> None:
         # the vectors of all coordinates, and two copies of two fibres of a dense factor
         tile = aligned(((n + 4 * plan.largest) * lanes,), out.dtype)
+        rows = aligned((0 if ready else min(step, count), n), out.dtype)
         while True:
             try:
                 span = queue.popleft()
             except IndexError:
                 return
-            kernels.rotate(source, out, span, layout, plan.parts, tile)
+            first, last = span
+            if ready:
+                kernels.rotate(source, out, (*span, first), layout, plan.parts, tile)
+                continue
+            rows[: last - first] = source[first:last]  # in out's dtype: no copy of all of X
+            kernels.rotate(_read_only(rows), out, (*span, 0), layout, plan.parts, tile)
 
     run_all(work, [()] * min(thread_count(), len(queue)))
+
+
+def _read_only(X: np.ndarray) -> np.ndarray:
+    """Return a read-only view: callers' arrays may be, and else kernels are compiled twice."""
+    view = X.view()
+    view.flags.writeable = False
+    return view
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

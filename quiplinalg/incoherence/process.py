@@ -85,10 +85,10 @@ class Processing:
     def weight(self, W: Any, backend: str = "auto") -> np.ndarray:
         """Return W' = U W diag(s) V^T, (m, n), float64 for a float64 W, else float32."""
         weight = self._checked(W, "W")
-        if self.scales is not None:
-            weight = _times(weight, self.scales)
         if self.input is not None:
-            weight = self.input.apply(weight, backend=backend)
+            weight = self.input.apply(weight, backend=backend, scales=self.scales)
+        elif self.scales is not None:
+            weight = _times(weight, self.scales)
         if self.output is not None:
             weight = self.output.apply(weight, "left", backend)
         return weight
@@ -102,29 +102,25 @@ class Processing:
                 f"H must be ({n}, {n}), for W of shape {self.shape}; got {hessian.shape}. "
                 "Pass the H of the layer that was processed."
             )
-        if self.scales is None:
-            wide = hessian.astype(np.float64, copy=self.input is None)
-        else:
-            wide = np.empty((n, n))
-            inverse = 1 / self.scales
-
-            def rows(i: int) -> None:
-                part = slice(i, i + _ROWS)
-                np.multiply(inverse[part, None], inverse, out=wide[part])  # symmetric to the bit
-                wide[part] *= hessian[part]
-
-            run_all(rows, [(i,) for i in range(0, n, _ROWS)])
-        return wide if self.input is None else self.input.conjugate(wide, backend)
+        inverse = None if self.scales is None else 1 / self.scales
+        if self.input is not None:
+            return self.input.conjugate(hessian, backend, inverse, np.float64)
+        wide = hessian.astype(np.float64)
+        if inverse is not None:
+            for i in range(n):
+                wide[i] *= inverse * inverse[i]  # symmetric to the bit
+        return wide
 
     def undo(self, W_hat: Any, backend: str = "auto") -> np.ndarray:
         """Return U^T W_hat V diag(1/s), (m, n): the rounded weights in the original basis."""
         rounded = self._checked(W_hat, "W_hat")
         if self.output is not None:
             rounded = self.output.apply_transposed(rounded, "left", backend)
+        inverse = None if self.scales is None else 1 / self.scales
         if self.input is not None:
-            rounded = self.input.apply_transposed(rounded, backend=backend)
-        if self.scales is not None:
-            rounded = _times(rounded, 1 / self.scales)
+            rounded = self.input.apply_transposed(rounded, backend=backend, scales=inverse)
+        elif inverse is not None:
+            rounded = _times(rounded, inverse)
         return rounded
 
     @property

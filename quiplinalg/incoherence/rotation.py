@@ -113,7 +113,13 @@ class Rotation:
     def _moves(self) -> bool:
         return bool((self.permutation != np.arange(self.n)).any())
 
-    def apply(self, X: Any, side: str = "right", backend: str = "auto") -> np.ndarray:
+    def apply(
+        self,
+        X: Any,
+        side: str = "right",
+        backend: str = "auto",
+        scales: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Return X Q^T (each row x becomes Q x), or Q X with side="left".
 
         Parameters
@@ -124,6 +130,8 @@ class Rotation:
             "right" or "left".
         backend : str
             "auto", "cpu" or "generic".
+        scales : ndarray, (n,), optional
+            d, for Q diag(d) in the place of Q, at no cost.
 
         Returns
         -------
@@ -142,9 +150,15 @@ class Rotation:
         errors are relative to a row's norm.  The same bits for any number of threads.  NaN and
         infinity are not looked for: they spread over their row.
         """
-        return self._apply(X, side, backend, backward=False)
+        return self._apply(X, side, backend, scales, backward=False)
 
-    def apply_transposed(self, X: Any, side: str = "right", backend: str = "auto") -> np.ndarray:
+    def apply_transposed(
+        self,
+        X: Any,
+        side: str = "right",
+        backend: str = "auto",
+        scales: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Return X Q, or Q^T X with side="left": what undoes `apply`.
 
         Parameters
@@ -155,6 +169,8 @@ class Rotation:
             "right" or "left".
         backend : str
             "auto", "cpu" or "generic".
+        scales : ndarray, (n,), optional
+            d, for Q diag(d) in the place of Q: X Q diag(d), or diag(d) Q^T X.
 
         Returns
         -------
@@ -166,9 +182,15 @@ class Rotation:
         InvalidArgumentError, DTypeError
             As `apply`.
         """
-        return self._apply(X, side, backend, backward=True)
+        return self._apply(X, side, backend, scales, backward=True)
 
-    def conjugate(self, H: Any, backend: str = "auto") -> np.ndarray:
+    def conjugate(
+        self,
+        H: Any,
+        backend: str = "auto",
+        scales: np.ndarray | None = None,
+        dtype: Any = None,
+    ) -> np.ndarray:
         """Return Q H Q^T, exactly symmetric.
 
         Parameters
@@ -177,11 +199,16 @@ class Rotation:
             Symmetric: taken to be so, not checked.  Not changed.
         backend : str
             "auto", "cpu" or "generic".
+        scales : ndarray, (n,), optional
+            d, for Q diag(d) in the place of Q, at no cost.
+        dtype : dtype, optional
+            float32 or float64, of the result and of all that is computed; default: as H.
 
         Returns
         -------
         ndarray, (n, n)
-            C order; float64 for float64, else float32.  Its lower triangle is a copy of the upper.
+            C order; float64 for float64, else float32, unless ``dtype`` says so.  Its lower
+            triangle is a copy of the upper.
 
         Raises
         ------
@@ -200,8 +227,8 @@ class Rotation:
                 f"H.shape={matrix.shape}. Make the rotation with n=H.shape[0]."
             )
         kernels = select(backend)
-        out = aligned(matrix.shape, work_dtype(matrix))
-        plan = self._plan(False, out.dtype)
+        out = aligned(matrix.shape, work_dtype(matrix) if dtype is None else np.dtype(dtype))
+        plan = self._plan(False, out.dtype, scales)
         # (H Q^T)^T = Q H is written by columns, and its rows are then rotated where they are
         rotate_into(matrix, out, (True, False, False), plan, kernels)
         rotate_into(out, out, (True, True, True), plan, kernels)
@@ -291,11 +318,18 @@ class Rotation:
             inner_signs=to_numpy(arrays["inner_signs"], "inner_signs", integers=True),
         )
 
-    def _plan(self, backward: bool, dtype: np.dtype) -> Plan:
+    def _plan(self, backward: bool, dtype: np.dtype, scales: np.ndarray | None) -> Plan:
+        if scales is not None and np.shape(scales) != (self.n,):
+            raise InvalidArgumentError(
+                f"scales must be ({self.n},) for a rotation of n={self.n}; got shape "
+                f"{np.shape(scales)}. Pass one number for each coordinate."
+            )
         parts = (self.permutation, self.signs, self.inner_signs, self.windows, self.factors)
-        return pack(*parts, backward, dtype)
+        return pack(*parts, backward, dtype, scales)
 
-    def _apply(self, X: Any, side: str, backend: str, backward: bool) -> np.ndarray:
+    def _apply(
+        self, X: Any, side: str, backend: str, scales: np.ndarray | None, backward: bool
+    ) -> np.ndarray:
         if side not in ("right", "left"):
             raise InvalidArgumentError(
                 f"side must be 'right' or 'left'; got side={side!r}. "
@@ -311,7 +345,7 @@ class Rotation:
                 "other axis."
             )
         out = aligned(matrix.shape, work_dtype(matrix))
-        plan = self._plan(backward, out.dtype)
+        plan = self._plan(backward, out.dtype, scales)
         rotate_into(matrix, out, (rows, rows, False), plan, select(backend))
         return out
 

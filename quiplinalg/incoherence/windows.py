@@ -123,6 +123,7 @@ def pack(
     factors: Sequence[np.ndarray],
     backward: bool,
     dtype: np.dtype,
+    scales: np.ndarray | None = None,
 ) -> Plan:
     """Return the plan that applies Q, or Q^T if ``backward``.
 
@@ -136,6 +137,8 @@ def pack(
     backward : bool
     dtype : dtype
         float32 or float64.
+    scales : ndarray, (n,), optional
+        Multiplied to the coordinates before Q, or after Q^T.
 
     Notes
     -----
@@ -166,7 +169,8 @@ def pack(
             steps.append((kind, window.start, outer, size, inner, at))
             constants.append(packed)
             at, used, outer = at + packed.size, used + 1, outer * size
-    moved, kept = (place, scaled[place]), (np.arange(n), np.ones(n))
+    own = scaled[place] if scales is None else scaled[place] * scales
+    moved, kept = (place, own), (np.arange(n), np.ones(n))
     load, store = (kept, moved) if backward else (moved, kept)
     return Plan(
         load=(frozen(load[0], np.int64), frozen(load[1], dtype)),

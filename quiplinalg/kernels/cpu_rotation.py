@@ -172,20 +172,20 @@ def _factor(work, lanes, scratch, folded, step, constants):
 
 @jit()
 def rotate(X, out, span, layout, plan, work):
-    """Rotate rows (columns) first .. last of X into those of out; see incoherence/windows.py.
+    """Rotate rows (columns) of X into those of out; see incoherence/windows.py.
 
-    layout is (rows_in, rows_out, upper): rows or columns of X, and of out; only what is on or
-    above the diagonal of out.  plan is (coordinates and factors of the columns of X, the same of
-    the columns of out, steps, constants).  work holds n vectors, and 2 FIBRES times those of the
-    largest factor.
+    span is (first, last, source): of out, and the first of X.  layout is (rows_in, rows_out,
+    upper): rows or columns of X, and of out; only what is on or above the diagonal of out.  plan is
+    (coordinates and factors of the columns of X, the same of the columns of out, steps,
+    constants).  work holds n vectors, and 2 FIBRES times those of the largest factor.
     """
-    first, last = span
+    first, last, source = span
     (to, load_scale), (fro, store_scale), steps, constants = plan
     n = to.shape[0]
     lanes = _VECTOR_BYTES // X.itemsize
     for i in range(first, last, lanes):
         height = min(lanes, last - i)
-        _load(X, i, height, layout[0], to, load_scale, work, lanes)
+        _load(X, i - first + source, height, layout[0], to, load_scale, work, lanes)
         for s in range(steps.shape[0]):
             kind, start, outer, size, inner, at = steps[s]
             if kind == FACTOR or kind == FOLDED:

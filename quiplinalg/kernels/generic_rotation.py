@@ -54,10 +54,11 @@ def _step(x, step, constants):
 
 
 def rotate(X, out, span, layout, plan, work):
-    first, last = span
+    first, last, source = span
+    end = source + last - first
     rows_in, rows_out, upper = layout
     (to, load_scale), (fro, store_scale), steps, constants = plan
-    chunk = X[first:last].T if rows_in else X[:, first:last]
+    chunk = X[source:end].T if rows_in else X[:, source:end]
     x = np.empty((to.shape[0], last - first), X.dtype)
     x[to] = chunk * load_scale[:, None]
     for step in steps:

@@ -325,3 +325,29 @@ def test_repr_is_one_line():
     text = "Rotation(kronecker, n=521, seed=3: 22 x 23, 22 x 23)"
     assert repr(ql.kronecker_orthogonal(521, 3)) == text
     assert repr(ql.kronecker_orthogonal(1, 3)) == "Rotation(kronecker, n=1, seed=3: 1)"
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("n", (1, 48, 129, 131))
+def test_scales_are_those_of_the_coordinates(kind, n):
+    """Q diag(d): X diag(d) Q^T, X Q diag(d), and Q diag(d) H diag(d) Q^T, in H's dtype or a wider."""
+    rng = np.random.default_rng(n)
+    V, d = MAKERS[kind](n, 3), np.exp(rng.standard_normal(n))
+    X = rng.standard_normal((21, n))
+    Y = X.T.copy()
+    eps = np.finfo(float).eps
+    for got, expected in (
+        (V.apply(X, scales=d), V.apply(X * d)),
+        (V.apply_transposed(X, scales=d), V.apply_transposed(X) * d),
+        (V.apply(Y, "left", scales=d), V.apply(d[:, None] * Y, "left")),
+        (V.apply_transposed(Y, "left", scales=d), d[:, None] * V.apply_transposed(Y, "left")),
+    ):
+        assert np.abs(got - expected).max() <= 10 * n * eps * np.abs(X).max() * d.max()
+    H = (X.T @ X).astype(np.float32)
+    wide = V.conjugate(H.astype(float) * d * d[:, None])
+    for source in (H, np.asfortranarray(H), H.astype(float)):
+        got = V.conjugate(source, scales=d, dtype=np.float64)
+        assert got.dtype == np.float64 and (got == got.T).all()
+        assert np.abs(got - wide).max() <= 10 * n * eps * np.abs(H).max() * d.max() ** 2 * n
+    with pytest.raises(ql.InvalidArgumentError, match="scales must be"):
+        V.apply(X, scales=d[:-1] if n > 1 else np.ones(2))

@@ -85,7 +85,7 @@ def test_rotate(kernels, dtype):
                     out = np.full((m, n) if rows_out else (n, m), 7, dtype)
                     source = frozen(X if rows_in else np.ascontiguousarray(X.T))
                     layout = (rows_in, rows_out, False)
-                    kernels.rotate(source, out, (first, m), layout, plan.parts, work)
+                    kernels.rotate(source, out, (first, m, first), layout, plan.parts, work)
                     ours = out if rows_out else out.T
                     assert (ours[:first] == 7).all(), "rows outside the span are not touched"
                     expected = X[first:].astype(float) @ Q.T
@@ -108,7 +108,7 @@ def test_rotate_in_place_and_only_the_upper_triangle(kernels, dtype):
         source.flags.writeable = False
         step = 2 * lanes
         for i in range(0, n, step):
-            span = (i, min(i + step, n))
+            span = (i, min(i + step, n), i)
             kernels.rotate(source, out, span, (True, True, True), plan.parts, work)
         error = np.abs(np.triu(out - A.astype(float) @ Q.T)).max()
         assert error <= 4 * np.finfo(dtype).eps * np.sqrt(n) * np.linalg.norm(A)
