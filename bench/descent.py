@@ -30,7 +30,8 @@ PASSES = 3
 BITS = 2
 COLUMNS = [
     "(m, n)", "clip", "threads", "ldlq s", "pass 1 s", "pass 1 ratio", "pass 2", "pass 3",
-    "mean of 3", "limit", "to a fixed point", "passes", "% of codes changed by pass 1, 2, 3", "gain dB",
+    "mean of 3", "limit", "to a fixed point", "passes", "% of codes changed by pass 1, 2, 3",
+    "gain dB",
 ]  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def run(settings: Settings) -> Report:
     report.notes.append(
         "2 bits, act order. Ratios: seconds of `descend(passes=1)`, what each more adds, the mean "
         "of three, and of `descend()`, over those of `ldlq` with a min-max grid, whatever the grid "
-        "that the codes are on. One thread: process CPU time; "
+        "that the codes are on.  One thread: process CPU time; "
         "more: wall. Gain: 10 log10 of the loss before over the loss at the fixed point."
     )
     return report
@@ -80,8 +81,8 @@ def _layer(report: Report, W: np.ndarray, H: np.ndarray, clip: str, limited: boo
         report.add(
             [
                 f"({m}, {n})", clip, threads, median(below), median(times["1"]), f"{first:.3f}",
-                *(f"{value:.3f}" for value in more), f"{mean:.3f}", verdict, f"{ratio(times['all'], below):.3f}",
-                end.passes, ", ".join(f"{100 * share:.2f}" for share in shares),
+                *(f"{value:.3f}" for value in more), f"{mean:.3f}", verdict,
+                f"{ratio(times['all'], below):.3f}", end.passes, ", ".join(f"{100 * share:.2f}" for share in shares),
                 f"{answer['gain_dB']:.3f}",
             ],
             {

@@ -33,7 +33,7 @@ _METHODS: dict[str, dict[str, Any]] = {
     "nearest": {"clip": "minmax"},
     "gptq": {"clip": "minmax", "order": "natural"},  # the plain algorithm
     "ldlq": {"clip": "best"},
-    "quip": {"refine": 3},
+    "quip": {"refine": None},
 }
 _BITS = (4, 3, 2)
 
@@ -173,8 +173,8 @@ def _compare(problem: ProblemReader, output: str) -> list[tuple[str, int, float]
     print(
         f"bytes: codes, scales, zeros and rotations ({floats} in float32). nearest and gptq: "
         "min-max grids,\nnatural order; ldlq: columns of large H first, and of each row the better "
-        "of a clipped and a min-max\ngrid; quip: rotated where that pays, and 3 passes of "
-        "coordinate descent."
+        "of a clipped and a min-max\ngrid; quip: rotated where that pays, and coordinate "
+        "descent to a fixed point."
     )
     return losses
 

@@ -330,7 +330,7 @@ def test_repr_is_one_line():
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("n", (1, 48, 129, 131))
 def test_scales_are_those_of_the_coordinates(kind, n):
-    """Q diag(d): X diag(d) Q^T, X Q diag(d), and Q diag(d) H diag(d) Q^T, in H's dtype or a wider."""
+    """Q diag(d): X diag(d) Q^T, X Q diag(d), Q diag(d) H diag(d) Q^T, in H's dtype or wider."""
     rng = np.random.default_rng(n)
     V, d = MAKERS[kind](n, 3), np.exp(rng.standard_normal(n))
     X = rng.standard_normal((21, n))
