@@ -82,7 +82,8 @@ def _layer(report: Report, W: np.ndarray, H: np.ndarray, clip: str, limited: boo
             [
                 f"({m}, {n})", clip, threads, median(below), median(times["1"]), f"{first:.3f}",
                 *(f"{value:.3f}" for value in more), f"{mean:.3f}", verdict,
-                f"{ratio(times['all'], below):.3f}", end.passes, ", ".join(f"{100 * share:.2f}" for share in shares),
+                f"{ratio(times['all'], below):.3f}", end.passes,
+                ", ".join(f"{100 * share:.2f}" for share in shares),
                 f"{answer['gain_dB']:.3f}",
             ],
             {
