@@ -227,3 +227,27 @@ def test_pandas_frames():
     frame["text"] = "a"
     with pytest.raises(DTypeError, match="object"):
         as_matrix(frame, "W")
+
+
+@pytest.mark.parametrize("make", ("torch", "jax"))
+def test_quip_gives_the_callers_kind_back(make, request):
+    """Rotated, rescaled, refined or bounded: W_hat comes back as what W was, in its dtype."""
+    import quiplinalg as ql
+
+    framework = request.getfixturevalue(make)
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((64, 24))
+    W, H = rng.standard_normal((6, 24)).astype(np.float32), (X.T @ X / 64).astype(np.float32)
+    wrap = framework.from_numpy if make == "torch" else framework.numpy.asarray
+    kind = framework.Tensor if make == "torch" else framework.Array
+    for call in (
+        lambda W, H: ql.quip(W, H, 3, refine=None),
+        lambda W, H: ql.quip_authors(W, H, 3),
+        lambda W, H: ql.safe(W, H, 3),
+        lambda W, H: ql.descend(W, H, ql.ldlq(W, H, 3)),
+        lambda W, H: ql.ldlq(W, H, 3, order="min-pivot"),
+    ):
+        ours, theirs = call(W, H), call(wrap(W.copy()), wrap(H.copy()))
+        back = theirs.dequantize()
+        assert isinstance(back, kind) and "float32" in str(back.dtype)
+        np.testing.assert_array_equal(np.asarray(back), ours.dequantize())
