@@ -14,7 +14,7 @@ import numpy as np
 from quiplinalg.errors import InvalidArgumentError, NonFiniteError
 from quiplinalg.foreign import check_dtype, read, refuse_devices, refuse_kinds, unwrap
 
-__all__ = ["as_matrix", "check_finite", "to_numpy", "work_dtype"]
+__all__ = ["as_matrix", "check_finite", "read_only", "to_numpy", "work_dtype"]
 
 _CHUNK = 1 << 18
 
@@ -133,6 +133,13 @@ def work_dtype(*arrays: np.ndarray) -> np.dtype:
     """
     dtype = arrays[0].dtype
     return np.dtype(np.float64 if dtype.kind == "f" and dtype.itemsize >= 8 else np.float32)
+
+
+def read_only(a: np.ndarray) -> np.ndarray:
+    """Return a view that cannot be written: kernels are compiled for one kind of array only."""
+    view = a.view()
+    view.flags.writeable = False
+    return view
 
 
 def check_finite(a: np.ndarray, name: str) -> None:

@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 
+from quiplinalg.arrays import read_only
 from quiplinalg.incoherence.windows import Plan
 from quiplinalg.kernels.record import Kernels
 from quiplinalg.parallel import run_all, thread_count
@@ -29,7 +30,7 @@ def rotate_into(
     ready = X.dtype == out.dtype and X.flags.c_contiguous
     if not (ready or layout[0]):
         X, ready = np.ascontiguousarray(X, out.dtype), True
-    source = _read_only(X)
+    source = read_only(X)
     n = plan.load[0].shape[0]
     count = source.shape[0 if layout[0] else 1]
     lanes = kernels.vector(out.dtype)
@@ -50,16 +51,9 @@ def rotate_into(
                 kernels.rotate(source, out, (*span, first), layout, plan.parts, tile)
                 continue
             rows[: last - first] = source[first:last]  # in out's dtype: no copy of all of X
-            kernels.rotate(_read_only(rows), out, (*span, 0), layout, plan.parts, tile)
+            kernels.rotate(read_only(rows), out, (*span, 0), layout, plan.parts, tile)
 
     run_all(work, [()] * min(thread_count(), len(queue)))
-
-
-def _read_only(X: np.ndarray) -> np.ndarray:
-    """Return a read-only view: callers' arrays may be, and else kernels are compiled twice."""
-    view = X.view()
-    view.flags.writeable = False
-    return view
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quiplinalg.arrays import read_only
 from quiplinalg.grids.apply import tie_tolerance
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import PANEL, Kernels
@@ -137,7 +138,7 @@ class _Descender:
     ):
         m, n = W.shape
         kind = W.dtype
-        self.W, self.hessian, self.codes = _read_only(W), _read_only(hessian), codes
+        self.W, self.hessian, self.codes = read_only(W), read_only(hessian), codes
         self.passes, self.kernels = passes, kernels
         groups = grid.scale.shape[1]
         self.scale, self.zero = (
@@ -212,10 +213,3 @@ class _Descender:
             changes.append(changed)
             active = np.flatnonzero(changed)  # a row that was left alone would be again
         return gains, changes
-
-
-def _read_only(a: np.ndarray) -> np.ndarray:
-    """Return a view that cannot be written: kernels are compiled for one kind of array only."""
-    view = a.view()
-    view.flags.writeable = False
-    return view
