@@ -130,6 +130,11 @@ class Processing:
         return scales + sum(r.storage_bits for r in (self.input, self.output) if r is not None)
 
     @property
+    def is_nothing(self) -> bool:
+        """Whether W' = W and H' = H."""
+        return self.scales is None and self.input is None and self.output is None
+
+    @property
     def rotation(self) -> str:
         """The kind of rotation, or "none"."""
         return "none" if self.input is None else self.input.kind

@@ -68,7 +68,8 @@ def round_with_feedback(
 ) -> Quantized:
     """Round W with feedback under H; see `quiplinalg.ldlq` for the arguments and errors.
 
-    ``bound`` is the c of `quiplinalg.safe`: its feedback is that of a damping for each column.
+    ``bound`` is the c of `quiplinalg.safe`: its feedback is that of a damping for each column, and
+    its loss is computed by definition.
     ``search`` are functions from the best grid so far (None at first) to the next one to try;
     each row keeps the grid of its least loss, or all rows where they share one scale.
     """
@@ -143,7 +144,7 @@ def round_with_feedback(
         rounding=options.rounding,
         order=options.order,
         permutation=None if options.order == "natural" else order,
-        loss=_loss(rounder, grid, weight, hessian),
+        loss=_loss(rounder, grid, weight, hessian, bound is None),
         trace_D=(float(D.sum()) if objective is None else objective) - invented,
         damp=damp,
         dead=np.flatnonzero(diagonal == 0),
@@ -158,11 +159,13 @@ def round_with_feedback(
     )
 
 
-def _loss(rounder: _Rounder, grid: UniformGrid, weight: np.ndarray, hessian: np.ndarray) -> float:
+def _loss(
+    rounder: _Rounder, grid: UniformGrid, weight: np.ndarray, hessian: np.ndarray, free: bool
+) -> float:
     """The loss under H: for free, unless damping is so large that the difference has no digits."""
-    if rounder.row_loss[:, 1].sum() <= _CANCELLED[weight.dtype] * rounder.loss:
+    if free and rounder.row_loss[:, 1].sum() <= _CANCELLED[weight.dtype] * rounder.loss:
         return rounder.loss
-    return proxy_loss(dequantize(rounder.codes, grid, np.dtype(np.float64)), weight, hessian)
+    return proxy_loss(dequantize(rounder.codes, grid, weight.dtype), weight, hessian)
 
 
 def _search(

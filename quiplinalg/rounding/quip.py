@@ -185,8 +185,8 @@ def quip(
                 stacklevel=3,
             )
             continue
-        nothing = processing.scales is None and processing.input is None
-        found[name] = replace(rounded, processing=None if nothing else processing, dead=layer.dead)
+        kept = None if processing.is_nothing else processing
+        found[name] = replace(rounded, processing=kept, dead=layer.dead)
     best = min(found.values(), key=_at_equal_size)
     losses = {name: q.loss for name, q in found.items()}
     best = replace(best, restore=like(W), candidates=losses if rotation == "auto" else None)
@@ -212,7 +212,7 @@ class _Layer:
 
     def processed(self, processing: Processing | None) -> tuple[np.ndarray, np.ndarray]:
         """Return W' and H'; rotated, without the weights of dead columns."""
-        if processing is None:
+        if processing is None or processing.is_nothing:
             return self.weight, self.hessian
         weight = self.weight
         if processing.input is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from quiplinalg.arguments import suggest_keywords
@@ -10,7 +9,6 @@ from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.bounded import check_bound
 from quiplinalg.factor.damping import AbsoluteDamp
 from quiplinalg.grids.uniform import UniformGrid
-from quiplinalg.losses import proxy_loss
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.driver import round_with_feedback
 from quiplinalg.rounding.options import Options
@@ -136,5 +134,4 @@ def safe(
             "clip must be 'minmax' or 'mse' with c=0; got clip='best'. It compares losses that "
             "only rounding with feedback gives."
         )
-    q = round_with_feedback(W, H, "safe", options, backend, bound=bound)
-    return replace(q, loss=proxy_loss(q.__array__(q.precision), W, H))
+    return round_with_feedback(W, H, "safe", options, backend, bound=bound)
