@@ -19,7 +19,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Each layer may import itself and what stands before it.
 LAYERS = (
     "errors", "arguments", "foreign", "arrays", "restore", "parallel", "reference", "kernels",
-    "losses", "symmetric", "grids", "incoherence", "results", "factor", "rounding", "files", "cli",
+    "losses", "symmetric", "grids", "incoherence", "results", "factor", "hessian", "rounding",
+    "pruning", "files", "cli",
 )  # fmt: skip
 
 
