@@ -126,11 +126,13 @@ class Quantized:
         Where ``processing`` is given, of the processed weights.
     grid : UniformGrid
     method : str
-        "nearest", "ldlq", "gptq", "quip", "quip-authors" or "safe".
+        "nearest", "ldlq", "gptq", "obq", "quip", "quip-authors" or "safe"; of `prune_quantize`
+        "sparsegpt" or "obs".
     rounding : str
         "nearest" (ties to even) or "stochastic".
     order : str
-        "natural", "act", "min-pivot" or (of "quip-authors") "reversed".
+        "natural", "act", "min-pivot", "greedy" (each row its own) or (of "quip-authors")
+        "reversed".
     permutation : ndarray, (n,), int64, or None
         The columns in the order they were rounded; None for the natural order.
     loss : float
@@ -161,6 +163,8 @@ class Quantized:
         How the weights were rescaled and rotated before rounding; `dequantize` undoes it.
     candidates : mapping of str to float, or None
         Loss of each rotation that was tried and of none, before refinement.
+    mask : ndarray, (m, n), bool, or None
+        True where the weight is pruned: W_hat is exactly 0 there, whatever the code.
     restore : callable or None
         Turns W_hat into the caller's kind of array; None after reading from a file.
     """
@@ -184,6 +188,7 @@ class Quantized:
     changed: int = 0
     processing: Processing | None = None
     candidates: Mapping[str, float] | None = None
+    mask: np.ndarray | None = None
     restore: Callable[[np.ndarray], Any] | None = field(default=None)
 
     @property
@@ -193,8 +198,8 @@ class Quantized:
 
     @property
     def bits_per_weight(self) -> float:
-        """What must be stored to dequantise: codes, scales, zeros, the group of each column, and
-        the scales and rotations of the processing.
+        """What must be stored to dequantise: codes, scales, zeros, the group of each column, the
+        scales and rotations of the processing, and the mask where the codes do not tell it.
 
         NaN on an unbounded grid.
         """
@@ -205,6 +210,9 @@ class Quantized:
         regular = index is None or bool((np.diff(index) >= 0).all())
         total = self.grid.bits * m * n + self.grid.storage_bits(m, n) + (0 if regular else 32 * n)
         total += 0 if self.processing is None else self.processing.storage_bits
+        if self.mask is not None:  # free where pruned weights have the code of zero
+            values = dequantize(self.codes, self.grid, np.dtype(np.float32))
+            total += m * n if values[self.mask].any() else 0
         return total / max(m * n, 1)
 
     def dequantize(self) -> Any:
@@ -222,6 +230,8 @@ class Quantized:
         wide = dtype is not None and np.dtype(dtype) == np.float64
         kind = np.result_type(self.grid.scale.dtype, np.float64 if wide else np.float32)
         out = dequantize(self.codes, self.grid, kind)
+        if self.mask is not None:
+            out[self.mask] = 0
         if self.processing is not None:
             out = self.processing.undo(out)
             if self.processing.input is not None:
@@ -229,7 +239,7 @@ class Quantized:
         return out if dtype is None else out.astype(dtype, copy=False)
 
     def nearest_loss(self, W: Any, H: Any) -> float:
-        """Return the loss of rounding W to nearest on this grid, 2 m n^2 flops.
+        """Return the loss of rounding W to nearest on this grid, pruned alike, 2 m n^2 flops.
 
         Parameters
         ----------
@@ -247,6 +257,8 @@ class Quantized:
         processed = weight if self.processing is None else self.processing.weight(weight)
         codes, _, _ = round_to_grid(processed, self.grid, select())
         rounded = dequantize(codes, self.grid, np.dtype(np.float64))
+        if self.mask is not None:
+            rounded[self.mask] = 0
         if self.processing is not None:
             rounded = self.processing.undo(rounded)
         return proxy_loss(rounded, weight, H)
@@ -271,6 +283,7 @@ class Quantized:
         width = "unbounded" if self.grid.bits is None else f"{self.grid.bits} bits"
         notes = [f"loss {self.loss:.4g}", f"{self.bits_per_weight:.3f} bits/weight"]
         notes += [f"{self.order} order"] if self.method != "nearest" else []
+        notes += [] if self.mask is None else [f"{100 * self.mask.mean():.3g}% pruned"]
         notes += [self._choice()] if self.processing is not None or self.candidates else []
         notes += [f"damp {self.damp:.3g}"] if self.damp else []
         notes += [f"bound {self.feedback_bound:.3g}"] if self.feedback_bound is not None else []

@@ -39,6 +39,8 @@ def nearest_loss(W: Any, H: Any, quantized: Quantized) -> float:
     weight, processing = work_matrix(W), quantized.processing
     processed = weight if processing is None else processing.weight(weight)
     rounded = nearest(processed, grid=quantized.grid).__array__(weight.dtype)
+    if quantized.mask is not None:
+        rounded[quantized.mask] = 0
     if processing is not None:
         rounded = processing.undo(rounded)
     return energy(rounded - weight, H)

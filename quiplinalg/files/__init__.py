@@ -32,6 +32,8 @@ Result file (root: "quiplinalg-result", quiplinalg-version)::
         group_index             "array", (n,) int32, absent for one group
         permutation             "array", (n,) int64, absent for the natural order
         dead                    "array", (k,) int64
+        mask                    "packed-codes" of 1 bit: 1 where a weight is pruned, and so 0;
+                                absent where none is
         scales                  "array", (n,) float16: the inputs were multiplied by them; absent
                                 without rescaling
         input_<part>            "array": the parts of the rotation of the inputs (of the outputs),

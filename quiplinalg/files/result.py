@@ -40,6 +40,7 @@ from quiplinalg.files.result_layout import (
     is_processing,
     layer_checksum,
     layer_objection,
+    mask_objection,
 )
 from quiplinalg.grids.packing import unpack
 from quiplinalg.grids.uniform import UniformGrid
@@ -99,7 +100,11 @@ class ResultReader:
             except InvalidArgumentError as error:
                 raise FormatError(str(error), self.path, group.name) from error
             permutation, dead = arrays.get("permutation"), arrays["dead"]
+            mask = None
+            if has_link(group, "mask"):
+                mask = self._packed(group, "mask", 1).astype(bool)
             problem = layer_objection(codes, grid, permutation, dead)
+            problem = problem or mask_objection(mask, codes.shape)
             if problem:
                 raise FormatError(problem, self.path, group.name)
             return Quantized(
@@ -110,6 +115,7 @@ class ResultReader:
                 **fields,
                 processing=self._processing(group, codes.shape),
                 candidates=self._candidates(group),
+                mask=mask,
                 restore=None,
             )
 
@@ -157,10 +163,13 @@ class ResultReader:
         return array
 
     def _codes(self, group: h5py.Group, bits: int | None) -> np.ndarray:
-        dataset = open_dataset(group, "codes", self._limits)
         if bits is None:
             return self._read(group, "codes", np.int32)
-        packed = self._read(group, "codes", np.uint8)
+        return self._packed(group, "codes", bits)
+
+    def _packed(self, group: h5py.Group, key: str, bits: int) -> np.ndarray:
+        dataset = open_dataset(group, key, self._limits)
+        packed = self._read(group, key, np.uint8)
         m, n = (require_attribute(dataset, key, int) for key in ("m", "n"))
         row = -(-n * bits // 8)  # bytes
         fits = (

@@ -26,6 +26,7 @@ __all__ = [
     "is_processing",
     "layer_checksum",
     "layer_objection",
+    "mask_objection",
 ]
 
 CHECKSUM = "attributes_crc32"
@@ -107,3 +108,10 @@ def layer_objection(
     if not inside or len(np.unique(dead)) != len(dead):
         return f"expected dead to be different columns below {n}; got {dead}"
     return None
+
+
+def mask_objection(mask: np.ndarray | None, shape: tuple[int, ...]) -> str | None:
+    """What does not fit in the mask of a layer, or None."""
+    if mask is None or (mask.dtype == bool and mask.shape == shape):
+        return None
+    return f"expected a boolean mask of shape {shape}; got {mask.dtype} of shape {mask.shape}"

@@ -26,6 +26,7 @@ from quiplinalg.files.result_layout import (
     RESERVED,
     layer_checksum,
     layer_objection,
+    mask_objection,
 )
 from quiplinalg.files.writer import AtomicWriter
 from quiplinalg.grids.packing import pack
@@ -99,7 +100,9 @@ class ResultWriter(AtomicWriter):
             arrays |= parts_of_it
         if quantized.candidates:
             marks[CANDIDATES] = json.dumps(dict(quantized.candidates))
+        mask = quantized.mask
         problem = layer_objection(codes, grid, arrays.get("permutation"), arrays["dead"])
+        problem = problem or mask_objection(mask, codes.shape)
         if problem:
             raise InvalidArgumentError(f"layer {name!r}: {problem}.")
 
@@ -111,12 +114,17 @@ class ResultWriter(AtomicWriter):
             if grid.bits is None:
                 _write(group, "codes", codes)
             else:
-                packed = pack(codes, grid.bits).reshape(-1)
-                m, n = codes.shape
-                _write(group, "codes", packed, "packed-codes", bits=grid.bits, m=m, n=n)
+                _write_packed(group, "codes", codes, grid.bits)
+            if mask is not None:
+                _write_packed(group, "mask", mask.astype(np.uint8), 1)
             for key, array in arrays.items():
                 _write(group, key, array)
             set_attributes(group, **{CHECKSUM: layer_checksum(name, group, sorted(group))})
+
+
+def _write_packed(group: h5py.Group, key: str, codes: np.ndarray, bits: int) -> None:
+    m, n = codes.shape
+    _write(group, key, pack(codes, bits).reshape(-1), "packed-codes", bits=bits, m=m, n=n)
 
 
 def _write(

@@ -55,7 +55,7 @@ def descend(
     ------
     InvalidArgumentError
         Shapes that do not fit, a code beyond the grid, or a result whose weights were processed
-        before rounding: its codes are not of W, and `quip` refines them by ``refine``.
+        before rounding (its codes are not of W, and `quip` refines them by ``refine``) or pruned.
     NonFiniteError, DTypeError, NotPositiveDefiniteError, BackendUnavailableError
 
     Notes
@@ -151,4 +151,9 @@ def _check_result(quantized: Any) -> None:
         raise InvalidArgumentError(
             "quantized must hold codes of W itself; its weights were rotated or rescaled before "
             "they were rounded. Pass refine= to quip, which refines them where they were rounded."
+        )
+    if quantized.mask is not None:
+        raise InvalidArgumentError(
+            "quantized must not be pruned: a step of descent may move a weight away from 0; got "
+            f"{int(quantized.mask.sum())} pruned weights. Keep the result as it is."
         )

@@ -121,6 +121,8 @@ def test_round_trip(tmp_path, shape, bits):
         "a/c": quantized(*shape, bits, groups=2, dtype=np.float32),
         "d": quantized(*shape, bits, groups=1, dtype=np.float64, rows=1),
     }
+    mask = np.random.default_rng(2).random(shape) < 0.5
+    layers["e"] = dataclasses.replace(layers["a/b"], mask=mask)
     with ResultWriter(tmp_path / "r.h5") as writer:
         for name, layer in layers.items():
             writer.add(name, layer)
@@ -128,6 +130,20 @@ def test_round_trip(tmp_path, shape, bits):
         assert result.names == tuple(layers)
         for name, layer in layers.items():
             assert_same(result.layer(name), layer)
+
+
+def test_a_mask_has_the_shape_of_the_codes_and_is_checked(tmp_path):
+    layer = quantized(3, 7)
+    with ResultWriter(tmp_path / "r.h5") as writer:
+        for mask in (np.zeros((7, 3), bool), np.zeros((3, 7), np.uint8)):
+            with pytest.raises(InvalidArgumentError, match="expected a boolean mask"):
+                writer.add("a", dataclasses.replace(layer, mask=mask))
+        writer.add("a", dataclasses.replace(layer, mask=np.eye(3, 7, dtype=bool)))
+    with h5py.File(tmp_path / "r.h5", "r+") as file:
+        file["layers/a/mask"][0] ^= 2
+    with open_result(tmp_path / "r.h5") as result:
+        with pytest.raises(FormatError, match="crc32"):
+            result.layer("a")
 
 
 def test_codes_are_one_little_endian_bit_stream_a_row(tmp_path):

@@ -309,6 +309,9 @@ def test_bad_input():
     rotated = dataclasses.replace(q, processing=Processing((6, 8), None, None, None))
     with pytest.raises(ql.InvalidArgumentError, match="refine="):
         ql.descend(W, H, rotated)
+    pruned = dataclasses.replace(q, mask=np.eye(6, 8, dtype=bool))
+    with pytest.raises(ql.InvalidArgumentError, match=r"must not be pruned.*6 pruned weights"):
+        ql.descend(W, H, pruned)
     for value in (np.nan, np.inf):
         bad = W.copy()
         bad[2, 3] = value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from comparing import assert_same_rounding
@@ -296,6 +298,22 @@ def test_auto_damping_is_recorded():
     with pytest.warns(ql.DampingWarning):
         q = ql.ldlq(np.ones((2, 4)), H, damp="auto")
     assert q.damp == pytest.approx(0.16)
+
+
+def test_a_pruned_weight_is_zero_whatever_its_code():
+    rng = np.random.default_rng(3)
+    W, H, mask = rng.uniform(1, 2, (4, 6)), np.eye(6), rng.random((4, 6)) < 0.5
+    q = ql.nearest(W, H, bits=3, sym=True)
+    pruned = dataclasses.replace(q, mask=mask)
+    values = np.asarray(pruned)
+    assert (values[mask] == 0).all() and (values[~mask] == np.asarray(q)[~mask]).all()
+    # the mask costs a bit a weight, unless it can be read from the codes
+    assert pruned.bits_per_weight == q.bits_per_weight + 1
+    codes = np.where(mask, 4, q.codes).astype(np.uint8)
+    assert dataclasses.replace(pruned, codes=codes).bits_per_weight == q.bits_per_weight
+    exact = np.where(mask, 0, np.asarray(q, np.float64))
+    assert pruned.nearest_loss(W, H) == ql.proxy_loss(exact, W, H)
+    assert f"{100 * mask.mean():.3g}% pruned" in repr(pruned)
 
 
 def test_result_reports():
