@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +9,13 @@ from quiplinalg.cli.common import (
     FAILED,
     OK,
     SOME_FAILED,
-    Interrupts,
     Parser,
     UsageError,
     decibels,
     emit,
-    fail,
     print_table,
-    progress,
-    warn,
 )
+from quiplinalg.cli.layers import attempt, check_paths, run_layers, select_layers
 from quiplinalg.cli.report import report
 from quiplinalg.cli.settings import add_settings, settings
 
@@ -51,14 +46,10 @@ def add_arguments(parser: Parser) -> None:
     parser.set_defaults(parser=parser)
 
 
-class _NothingToWrite(Exception):
-    """Every layer failed: the file is abandoned."""
-
-
 def run(options: Any) -> int:
     """Run the command."""
     chosen = settings(options.parser, options)
-    _check_paths(options.input, options.output, chosen["overwrite"] or options.dry_run)
+    check_paths(options.input, options.output, chosen["overwrite"] or options.dry_run)
     if chosen["method"] in ("nearest", "safe"):  # know groups of the original weights only
         chosen["static_groups"] = True
 
@@ -74,33 +65,13 @@ def run(options: Any) -> int:
     except InvalidArgumentError as error:
         raise UsageError(str(error)) from None
     with open_problem(options.input) as problem:
-        names = _select(problem, chosen["include"], chosen["exclude"])
+        names = select_layers(problem, chosen["include"], chosen["exclude"])
         infos = {name: problem.info(name) for name in names}
         if options.dry_run:
             return _plan(options, chosen, infos)
         threads = num_threads(chosen["threads"]) if chosen["threads"] is not None else nullcontext()
         with threads:
             return _quantize(options, chosen, keywords, problem, infos)
-
-
-def _check_paths(source: str, target: str, overwrite: bool) -> None:
-    if os.path.realpath(source) == os.path.realpath(target) or (
-        os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target)
-    ):
-        raise UsageError(
-            f"OUT.h5 must be another file than IN.h5; got {target!r} for both. "
-            "The input is never written to: choose another name"
-        )
-    if os.path.exists(target) and not overwrite:
-        raise UsageError(
-            f"OUT.h5 must be new; got {target!r}, which exists. "
-            "Pass --overwrite to replace it when all is done, or choose another name"
-        )
-    folder = os.path.dirname(os.path.realpath(target))
-    if not os.path.isdir(folder):
-        raise UsageError(
-            f"OUT.h5 must be in an existing directory; got {target!r}. Create {folder!r} first"
-        )
 
 
 _SHARED = ("bits", "group_size", "rounding", "seed")
@@ -157,34 +128,6 @@ def _keywords(chosen: dict[str, Any]) -> dict[str, Any]:
     return {key: chosen[key] for key in _KEYWORDS[chosen["method"]]}
 
 
-def _select(problem: ProblemReader, include: list[str], exclude: list[str]) -> list[str]:
-    """Return the layers asked for, those that share a Hessian one after the other."""
-    from fnmatch import fnmatchcase
-
-    def matches(pattern: str) -> set[str]:
-        return {name for name in problem.names if fnmatchcase(name, pattern)}
-
-    for option, patterns in (("include", include), ("exclude", exclude)):
-        for pattern in patterns:
-            if not matches(pattern):
-                some = ", ".join(problem.names[:5]) + (", ..." if len(problem.names) > 5 else "")
-                message = (
-                    f"--{option} must match a layer; got {pattern!r}, which fits none of {some}. "
-                    f"'quiplinalg inspect {problem.path}' lists them all"
-                )
-                if option == "include":
-                    raise UsageError(message)
-                warn(message)
-    chosen = set(problem.names) if not include else set().union(*map(matches, include))
-    chosen -= set().union(*map(matches, exclude)) if exclude else set()
-    if not chosen:
-        raise UsageError(
-            f"at least one of the {len(problem.names)} layers must be left; got none. "
-            "Check --include and --exclude"
-        )
-    return [name for group in problem.shared() for name in group if name in chosen]
-
-
 def _plan(options: Any, chosen: dict[str, Any], infos: dict[str, Any]) -> int:
     """Print what would be done."""
     first: dict[str, str] = {}
@@ -218,40 +161,15 @@ def _quantize(
     problem: ProblemReader,
     infos: dict[str, Any],
 ) -> int:
-    from quiplinalg.files import ResultWriter
-
-    done: list[dict[str, Any]] = []
-    failed: dict[str, str] = {}
-    kept: tuple[str | None, Any] = (None, None)
     _compile(chosen["method"], keywords, infos)
-    started = time.perf_counter()
-    try:
-        with ResultWriter(options.output, overwrite=chosen["overwrite"]) as writer:
-            with Interrupts() as interrupts, progress(len(infos), chosen["method"]) as bar:
-                for name, info in infos.items():
-                    if kept[0] != info.hessian_key:
-                        kept = (None, None)  # before the next is read: one H in memory
-                        kept = (info.hessian_key, problem.hessian(name))
-                    facts = _layer(name, problem.weight(name), kept[1], chosen, keywords, writer)
-                    interrupts.check()
-                    for line in facts["warnings"]:
-                        bar.clear()
-                        warn(f"layer {name!r}: {line}")
-                    if "error" in facts:
-                        failed[name] = facts["error"]
-                        bar.clear()
-                        fail(f"layer {name!r}: {failed[name]}")
-                    else:
-                        done.append(facts)
-                    if options.json:
-                        emit("layer_failed" if "error" in facts else "layer", **facts)
-                    bar.update()
-                interrupts.check()
-            if not done:
-                raise _NothingToWrite
-    except _NothingToWrite:
-        pass
-    report(options.output, options.json, done, failed, time.perf_counter() - started)
+
+    def one_layer(name: str, W: Any, H: Any, writer: ResultWriter) -> dict[str, Any]:
+        return _layer(name, W, H, chosen, keywords, writer)
+
+    done, failed, seconds = run_layers(
+        options, chosen["overwrite"], chosen["method"], problem, infos, one_layer
+    )
+    report(options.output, options.json, done, failed, seconds)
     return OK if not failed else SOME_FAILED if done else FAILED
 
 
@@ -285,27 +203,21 @@ def _layer(
     writer: ResultWriter,
 ) -> dict[str, Any]:
     """Quantise a layer into the writer; return what there is to say, with "error" if it failed."""
-    import warnings
-
     import quiplinalg
     from quiplinalg.cli.losses import energy, nearest_loss
-    from quiplinalg.errors import QuipLinalgError
 
     method = chosen["method"]
     if keywords["seed"] is not None:
         keywords = {**keywords, "seed": layer_seed(keywords["seed"], name)}
     facts: dict[str, Any] = {"layer": name, "shape": list(W.shape)}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            started = time.perf_counter()
-            q = getattr(quiplinalg, method)(W, H, **keywords)
-            if chosen["refine"] != 0 and method != "quip":
-                q = quiplinalg.descend(W, H, q, passes=chosen["refine"])
-            seconds = time.perf_counter() - started
-        except QuipLinalgError as error:
-            facts["error"] = _explain(error)
-    facts["warnings"] = [str(w.message) for w in caught]
+
+    def work() -> Any:
+        q = getattr(quiplinalg, method)(W, H, **keywords)
+        if chosen["refine"] != 0 and method != "quip":
+            q = quiplinalg.descend(W, H, q, passes=chosen["refine"])
+        return q
+
+    q = attempt(work, facts)
     if "error" in facts:
         return facts
     total = energy(W, H)
@@ -323,7 +235,6 @@ def _layer(
         "nearest_loss": other,
         "nearest_db": decibels(other, total),
         "weight_energy": total,
-        "seconds": seconds,
         "near_tie_rows": q.near_tie_rows,
         "clipped": q.clipped,
         "dead_columns": int(q.dead.size),
@@ -331,12 +242,3 @@ def _layer(
         "rotation": None if q.processing is None else q.processing.rotation,
         "candidates": q.candidates,
     }
-
-
-def _explain(error: Exception) -> str:
-    from quiplinalg.errors import NotPositiveDefiniteError
-
-    text = str(error)
-    if isinstance(error, NotPositiveDefiniteError):  # the remedy, as it is typed here
-        text = text.replace('damp="auto"', "--damp auto").replace("Raise damp", "Raise --damp")
-    return text
