@@ -41,8 +41,13 @@ Result file (root: "quiplinalg-result", quiplinalg-version)::
                                 of the layer; absent without one.  As Rotation.to_arrays:
                                 permutation, signs, inner_signs, windows, factor0, factor1, ...
 
-The weights are U^T (scale (codes - zero)) V diag(1/scales), V the input and U the output rotation,
-with zeros in the dead columns where there is an input rotation.
+    layers/<name>               "pruned-layer"; the scalar fields of Pruned, and attributes as above
+        weight                  "array", (m, n) float32 or float64: W_hat, 0 where pruned
+        mask                    "packed-codes" of 1 bit: 1 where a weight is pruned
+        dead                    "array", (k,) int64
+
+The weights of a quantised layer are U^T (scale (codes - zero)) V diag(1/scales), V the input and U
+the output rotation, with zeros in the dead columns where there is an input rotation.
 ``candidates`` is the JSON object of the losses of the rotations that were tried.
 ``crc32`` of each dataset is the CRC-32 of its elements in C order, little-endian.
 ``attributes_crc32`` is that of the UTF-8 lines ``<name>``, then for the layer and, after a line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -100,11 +101,13 @@ class ProblemSource:
         return f"{type(self).__name__}({self.path!r}, {len(self.names)} layers)"
 
 
-def layer_names(file: h5py.File, limits: Limits) -> tuple[str, ...]:
+def layer_names(
+    file: h5py.File, limits: Limits, encodings: Collection[str] = ("layer",)
+) -> tuple[str, ...]:
     """Every layer of a file, in name order; FormatError for a dataset outside of a layer."""
 
     def is_layer(group: h5py.Group) -> bool:
-        return read_attribute(group, "encoding-type") == "layer"
+        return read_attribute(group, "encoding-type") in encodings
 
     found = list(leaves(open_group(file, "layers", limits), limits, is_layer))
     for name, node in found:

@@ -1,4 +1,4 @@
-"""Reading result files: the codes and grids of quantised layers in one HDF5 file."""
+"""Reading result files: quantised layers, and pruned ones, in one HDF5 file."""
 
 from __future__ import annotations
 
@@ -34,17 +34,21 @@ from quiplinalg.files.result_layout import (
     DATASETS,
     DEFAULTS,
     GRID_SCALARS,
+    KINDS,
     LAYER_SCALARS,
     PROCESSING_SCALARS,
+    PRUNED_SCALARS,
     RESERVED,
     is_processing,
     layer_checksum,
     layer_objection,
     mask_objection,
+    pruned_objection,
 )
 from quiplinalg.grids.packing import unpack
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.incoherence.process import Processing
+from quiplinalg.pruning.result import Pruned
 from quiplinalg.results import Quantized
 
 __all__ = ["ResultReader", "open_result"]
@@ -67,21 +71,44 @@ class ResultReader:
         try:
             with format_errors(self.path):
                 check_encoding(self._file, "quiplinalg-result")
-                self.names: tuple[str, ...] = layer_names(self._file, self._limits)
+                self.names: tuple[str, ...] = layer_names(self._file, self._limits, KINDS)
         except BaseException:
             self._file.close()
             raise
 
-    def layer(self, name: str) -> Quantized:
-        """Read a layer; every array is checked against its checksum and the others.
+    def kind(self, name: str) -> str:
+        """Say what a layer is, "quantized" (read it by `layer`) or "pruned" (by `pruned`)."""
+        with format_errors(self.path, f"layers/{name}"):
+            return KINDS[str(read_attribute(self._group(name), "encoding-type", str))]
+
+    def pruned(self, name: str) -> Pruned:
+        """Read a pruned layer, checked as a quantised one.
 
         Raises
         ------
         FormatError
-            A checksum that does not match, or parts that do not fit together.
+            A checksum that does not match, parts that do not fit together, or a quantised layer.
         """
         with format_errors(self.path, f"layers/{name}"):
-            group = self._group(name)
+            group = self._group(name, "pruned-layer")
+            weights, dead = self._read(group, "weight"), self._read(group, "dead", np.int64)
+            mask = self._packed(group, "mask", 1).astype(bool)
+            problem = pruned_objection(weights, mask, dead)
+            if problem:
+                raise FormatError(problem, self.path, group.name)
+            fields = self._scalars(group, PRUNED_SCALARS)
+            return Pruned(weights=weights, mask=mask, dead=dead, **fields, restore=None)
+
+    def layer(self, name: str) -> Quantized:
+        """Read a quantised layer; every array is checked against its checksum and the others.
+
+        Raises
+        ------
+        FormatError
+            A checksum that does not match, parts that do not fit together, or a pruned layer.
+        """
+        with format_errors(self.path, f"layers/{name}"):
+            group = self._group(name, "layer")
             arrays = {
                 key: self._read(group, key, dtype)
                 for key, dtype in DATASETS.items()
@@ -126,8 +153,8 @@ class ResultReader:
             keys = [key for key in attribute_names(group) if key not in RESERVED]
             return {key: read_attribute(group, key) for key in keys}
 
-    def _group(self, name: str) -> h5py.Group:
-        """The group of a layer, its attributes checked."""
+    def _group(self, name: str, encoding: str | None = None) -> h5py.Group:
+        """The group of a layer, of one kind or of any, its attributes checked."""
         if name not in self.names:
             raise FormatError(
                 f"expected layer {name!r}; got {len(self.names)} other layers. See .names",
@@ -135,7 +162,15 @@ class ResultReader:
                 f"layers/{name}",
             )
         group = open_group(self._file, f"layers/{name}", self._limits)
-        check_encoding(group, "layer")
+        found = read_attribute(group, "encoding-type", str)
+        if encoding is not None and found in KINDS and found != encoding:
+            raise FormatError(
+                f"expected a {KINDS[encoding]} layer; got a {KINDS[found]} one. Read it with "
+                f".{'pruned' if found == 'pruned-layer' else 'layer'}({name!r})",
+                self.path,
+                group.name,
+            )
+        check_encoding(group, found if found in KINDS else "layer")
         parts = [key for key, _ in leaves(group, self._limits, lambda _: True)]
         if read_attribute(group, CHECKSUM, int) != layer_checksum(name, group, parts):
             raise FormatError(
@@ -248,7 +283,7 @@ def open_result(path: str | os.PathLike, *, limits: Limits | None = None) -> Res
     Returns
     -------
     ResultReader
-        A context manager with ``names``, ``layer`` and ``attributes``.
+        A context manager with ``names``, ``kind``, ``layer``, ``pruned`` and ``attributes``.
 
     Raises
     ------

@@ -12,6 +12,7 @@ import numpy as np
 
 from quiplinalg.files.elements import attribute_text
 from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.pruning.result import Pruned
 from quiplinalg.results import Quantized
 
 __all__ = [
@@ -20,16 +21,20 @@ __all__ = [
     "DATASETS",
     "DEFAULTS",
     "GRID_SCALARS",
+    "KINDS",
     "LAYER_SCALARS",
     "PROCESSING_SCALARS",
+    "PRUNED_SCALARS",
     "RESERVED",
     "is_processing",
     "layer_checksum",
     "layer_objection",
     "mask_objection",
+    "pruned_objection",
 ]
 
 CHECKSUM = "attributes_crc32"
+KINDS = {"layer": "quantized", "pruned-layer": "pruned"}  # by encoding
 
 # The dtype of each dataset; None: the floats of the grid, as they are.
 DATASETS = {
@@ -56,6 +61,7 @@ def _scalar_fields(record: type, prefix: str) -> dict[str, tuple[str, type, bool
 
 LAYER_SCALARS = _scalar_fields(Quantized, "")
 GRID_SCALARS = _scalar_fields(UniformGrid, "grid_")
+PRUNED_SCALARS = _scalar_fields(Pruned, "")
 # Whole numbers that newer versions added: files written before have none.
 DEFAULTS = {
     field.name: field.default
@@ -70,7 +76,7 @@ PROCESSING_SCALARS = {
 }
 RESERVED = {
     "encoding-type", "encoding-version", CHECKSUM, CANDIDATES,
-    *LAYER_SCALARS, *GRID_SCALARS, *PROCESSING_SCALARS,
+    *LAYER_SCALARS, *GRID_SCALARS, *PROCESSING_SCALARS, *PRUNED_SCALARS,
 }  # fmt: skip
 
 
@@ -104,6 +110,10 @@ def layer_objection(
         permutation.ndim == 1 and np.array_equal(np.sort(permutation), np.arange(n))
     ):
         return f"expected a permutation of {n} columns; got one of shape {permutation.shape}"
+    return _dead_objection(dead, n)
+
+
+def _dead_objection(dead: np.ndarray, n: int) -> str | None:
     inside = dead.ndim == 1 and (not dead.size or 0 <= dead.min() <= dead.max() < n)
     if not inside or len(np.unique(dead)) != len(dead):
         return f"expected dead to be different columns below {n}; got {dead}"
@@ -115,3 +125,20 @@ def mask_objection(mask: np.ndarray | None, shape: tuple[int, ...]) -> str | Non
     if mask is None or (mask.dtype == bool and mask.shape == shape):
         return None
     return f"expected a boolean mask of shape {shape}; got {mask.dtype} of shape {mask.shape}"
+
+
+def pruned_objection(weights: np.ndarray, mask: np.ndarray, dead: np.ndarray) -> str | None:
+    """The first thing that does not fit in a pruned layer, or None."""
+    if weights.ndim != 2 or weights.dtype not in (np.float32, np.float64):
+        return (
+            f"expected (m, n) weights in float32 or float64; got {weights.dtype} of shape "
+            + str(weights.shape)
+        )
+    problem = mask_objection(mask, weights.shape) or _dead_objection(dead, weights.shape[1])
+    if problem:
+        return problem
+    if not np.isfinite(weights).all():
+        return "expected finite weights; got NaN or infinity"
+    if weights[mask].any():
+        return "expected zeros where weights are pruned; got others"
+    return None

@@ -1,4 +1,4 @@
-"""Writing result files: the codes and grids of quantised layers in one HDF5 file."""
+"""Writing result files: quantised layers, and pruned ones, in one HDF5 file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from quiplinalg.arrays import to_numpy
-from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.errors import DTypeError, InvalidArgumentError
 from quiplinalg.files.elements import (
     checksum,
     make_group,
@@ -23,13 +23,16 @@ from quiplinalg.files.result_layout import (
     DATASETS,
     GRID_SCALARS,
     LAYER_SCALARS,
+    PRUNED_SCALARS,
     RESERVED,
     layer_checksum,
     layer_objection,
     mask_objection,
+    pruned_objection,
 )
 from quiplinalg.files.writer import AtomicWriter
 from quiplinalg.grids.packing import pack
+from quiplinalg.pruning.result import Pruned
 from quiplinalg.results import Quantized
 
 __all__ = ["ResultWriter"]
@@ -60,15 +63,15 @@ class ResultWriter(AtomicWriter):
         except metadata.PackageNotFoundError:
             return {"quiplinalg-version": "unknown"}
 
-    def add(self, name: str, quantized: Quantized, /, **attributes: str | int | float) -> None:
+    def add(self, name: str, layer: Quantized | Pruned, /, **attributes: str | int | float) -> None:
         """Add a layer.
 
         Parameters
         ----------
         name : str
             Parts joined by ``/`` become nested groups.
-        quantized : Quantized
-            Everything but ``restore`` is kept.
+        layer : Quantized or Pruned
+            Everything but ``restore``, and the trace of a pruning, is kept.
         **attributes : str, int or float
             Anything else to keep with the layer; :meth:`ResultReader.attributes` gives it back.
 
@@ -76,8 +79,15 @@ class ResultWriter(AtomicWriter):
         ------
         InvalidArgumentError
             A name that does not fit, a reserved attribute, or a layer at odds with itself.
+        DTypeError
+            Neither Quantized nor Pruned.
         """
-        file, parts = self._file, self._check_name("layers", name)
+        if not isinstance(layer, Quantized | Pruned):
+            raise DTypeError(
+                f"layer must be a Quantized or a Pruned; got {type(layer).__name__} for {name!r}. "
+                "Pass what ldlq or obs_prune returned; ProblemWriter takes weights."
+            )
+        parts = self._check_name("layers", name)
         taken = sorted(RESERVED & set(attributes))
         if taken:
             raise InvalidArgumentError(
@@ -85,6 +95,35 @@ class ResultWriter(AtomicWriter):
                 "layout uses. Rename them."
             )
         stored_attributes(attributes)  # raises before anything is written
+        if isinstance(layer, Pruned):
+            self._add_pruned(name, parts, layer, attributes)
+        else:
+            self._add_quantized(name, parts, layer, attributes)
+
+    def _add_pruned(
+        self, name: str, parts: list[str], pruned: Pruned, attributes: dict[str, str | int | float]
+    ) -> None:
+        weights, mask = np.asarray(pruned.weights), np.asarray(pruned.mask)
+        dead = np.asarray(pruned.dead, np.int64)
+        problem = pruned_objection(weights, mask, dead)
+        if problem:
+            raise InvalidArgumentError(f"layer {name!r}: {problem}.")
+        with self._writing("layers", name):
+            group = make_group(self._file["layers"], parts, "pruned-layer")
+            fields = {k: getattr(pruned, f) for k, (f, _, _) in PRUNED_SCALARS.items()}
+            set_attributes(group, **fields, **attributes)
+            _write(group, "weight", weights)
+            _write_packed(group, "mask", mask.astype(np.uint8), 1)
+            _write(group, "dead", dead)
+            set_attributes(group, **{CHECKSUM: layer_checksum(name, group, sorted(group))})
+
+    def _add_quantized(
+        self,
+        name: str,
+        parts: list[str],
+        quantized: Quantized,
+        attributes: dict[str, str | int | float],
+    ) -> None:
         grid = quantized.grid
         codes = to_numpy(quantized.codes, "codes", integers=True)
         held = {"dead": quantized.dead, "permutation": quantized.permutation}
@@ -107,7 +146,7 @@ class ResultWriter(AtomicWriter):
             raise InvalidArgumentError(f"layer {name!r}: {problem}.")
 
         with self._writing("layers", name):
-            group = make_group(file["layers"], parts, "layer")
+            group = make_group(self._file["layers"], parts, "layer")
             for scalars, record in ((LAYER_SCALARS, quantized), (GRID_SCALARS, grid)):
                 set_attributes(group, **{k: getattr(record, f) for k, (f, _, _) in scalars.items()})
             set_attributes(group, **marks, **attributes)

@@ -12,6 +12,7 @@ from quiplinalg.files import ResultWriter, open_result
 from quiplinalg.files.elements import checksum
 from quiplinalg.files.result_layout import CHECKSUM, layer_checksum
 from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.pruning.result import Pruned
 from quiplinalg.results import Quantized
 
 
@@ -44,7 +45,8 @@ def quantized(m=3, n=7, bits=3, groups=2, dtype=np.float16, order="act", seed=0,
 
 
 def assert_same(got, expected):
-    for record, other in ((got, expected), (got.grid, expected.grid)):
+    pairs = [(got, expected)] + ([(got.grid, expected.grid)] if hasattr(got, "grid") else [])
+    for record, other in pairs:
         for field in dataclasses.fields(record):
             a, b = getattr(record, field.name), getattr(other, field.name)
             if isinstance(b, np.ndarray):
@@ -250,3 +252,64 @@ def test_no_flipped_byte_of_the_file_changes_a_layer(tmp_path):
                     assert_same(result.layer("a"), layer)
         except FormatError:
             pass
+
+
+def pruned(shape=(4, 10), dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    mask = rng.random(shape) < 0.5
+    return Pruned(
+        weights=np.where(mask, 0, rng.standard_normal(shape)).astype(dtype),
+        mask=mask,
+        pattern="2:4",
+        method="obs",
+        loss=rng.random() / 3,
+        damp=0.1,
+        dead=np.arange(1)[: shape[1]],
+    )
+
+
+@pytest.mark.parametrize("shape", [(4, 10), (1, 1), (0, 4), (4, 0)])
+def test_pruned_layers_stand_beside_quantised_ones(tmp_path, shape):
+    layers = {f"p/{d}": pruned(shape, d) for d in ("float32", "float64")}
+    with ResultWriter(tmp_path / "r.h5") as writer:
+        for name, layer in layers.items():
+            writer.add(name, layer, note="kept")
+        writer.add("q", quantized())
+    with open_result(tmp_path / "r.h5") as result:
+        assert result.names == (*layers, "q") and result.attributes("p/float32") == {"note": "kept"}
+        assert [result.kind(name) for name in result.names] == ["pruned", "pruned", "quantized"]
+        for name, layer in layers.items():
+            assert_same(result.pruned(name), layer)
+        with pytest.raises(FormatError, match=r"got a pruned one\. Read it with \.pruned\('p/flo"):
+            result.layer("p/float32")
+        with pytest.raises(FormatError, match=r"got a quantized one\. Read it with \.layer\('q'\)"):
+            result.pruned("q")
+
+
+def test_pruned_layers_at_odds_with_themselves_are_refused(tmp_path):
+    layer = pruned()
+    weights = np.full((4, 10), np.nan, np.float32)
+    bad = {
+        "a boolean mask": {"mask": layer.mask[:, 1:]},
+        "zeros where": {"mask": ~layer.mask},
+        "finite weights": {"weights": weights},
+        "float32 or float64": {"weights": layer.weights.astype(np.float16)},
+        "different columns below 10": {"dead": np.array([10])},
+    }
+    with ResultWriter(tmp_path / "r.h5") as writer:
+        for message, change in bad.items():
+            with pytest.raises(InvalidArgumentError, match=message):
+                writer.add("a", dataclasses.replace(layer, **change))
+        with pytest.raises(InvalidArgumentError, match="pattern"):
+            writer.add("a", layer, pattern="mine")
+        with pytest.raises(DTypeError, match="must be a Quantized or a Pruned; got ndarray"):
+            writer.add("a", layer.weights)
+        writer.add("a", layer)
+    with h5py.File(tmp_path / "r.h5", "r+") as file:
+        group = file["layers/a"]
+        row, column = np.argwhere(layer.mask)[0]
+        group["weight"][row, column] = 1
+        group["weight"].attrs["crc32"] = np.int64(checksum(group["weight"][()]))
+        group.attrs[CHECKSUM] = layer_checksum("a", group, sorted(group))
+    with open_result(tmp_path / "r.h5") as result, pytest.raises(FormatError, match="zeros where"):
+        result.pruned("a")
