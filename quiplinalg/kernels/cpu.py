@@ -6,13 +6,18 @@ from dataclasses import replace
 
 from quiplinalg.kernels import (
     cpu_descent,
+    cpu_exact,
     cpu_grid,
     cpu_hessian,
+    cpu_kbest,
     cpu_lanes,
+    cpu_obs,
     cpu_pivot,
+    cpu_prune,
     cpu_rotation,
     cpu_rounding,
     cpu_tile,
+    cpu_update,
 )
 from quiplinalg.kernels.announce import announce_compilation
 from quiplinalg.kernels.generic import GENERIC
@@ -42,9 +47,19 @@ CPU = replace(
     load_errors=cpu_descent.load_errors,
     residual=cpu_descent.residual,
     descend=cpu_descent.descend,
+    prune_block=cpu_prune.prune_block,
+    eliminate_blocks=cpu_prune.eliminate_blocks,
+    kbest_block=cpu_kbest.kbest_block,
+    kbest_trace=cpu_kbest.kbest_trace,
+    exact_rows=cpu_exact.exact_rows,
     vector=cpu_lanes.vector,
     rotate=cpu_rotation.rotate,
     mirror=cpu_rotation.mirror,
+    multiply_rows=cpu_update.multiply_rows,
+    rank_update=cpu_update.rank_update,
+    update_factor=cpu_update.update_factor,
+    eliminate_space=cpu_obs.eliminate_space,
+    eliminate_rows=cpu_obs.eliminate_rows,
 )
 
 try:

@@ -49,9 +49,9 @@ def reverse_rows(H, order, shift, A, j0, j1):
     """A[j, i] = H[order[n-1-j], order[n-1-i]] + shift on the diagonal, for i >= j0 <= j < j1.
 
     A is the transpose of a Fortran-order matrix: its upper triangle is the lower triangle that
-    the factorisation works on.
+    the factorisation works on.  order may leave out rows of H.
     """
-    n = H.shape[0]
+    n = A.shape[0]
     for j in range(j0, j1):
         row = H[order[n - 1 - j]]
         for i in range(j, n):

@@ -8,8 +8,12 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
 
-from quiplinalg.kernels import generic_descent
+from quiplinalg.kernels import generic_descent, generic_prune
+from quiplinalg.kernels.generic_exact import exact_rows
+from quiplinalg.kernels.generic_kbest import kbest_block, kbest_trace
+from quiplinalg.kernels.generic_obs import eliminate_rows, eliminate_space
 from quiplinalg.kernels.generic_rotation import mirror, rotate
+from quiplinalg.kernels.generic_update import multiply_rows, rank_update, update_factor
 from quiplinalg.kernels.record import PANEL, Kernels
 
 __all__ = ["GENERIC"]
@@ -256,8 +260,18 @@ GENERIC = Kernels(
     load_errors=generic_descent.load_errors,
     residual=generic_descent.residual,
     descend=generic_descent.descend,
+    prune_block=generic_prune.prune_block,
+    eliminate_blocks=generic_prune.eliminate_blocks,
+    kbest_block=kbest_block,
+    kbest_trace=kbest_trace,
+    exact_rows=exact_rows,
     vector=lambda dtype: 8,
     rotate=rotate,
     mirror=mirror,
+    eliminate_space=eliminate_space,
+    eliminate_rows=eliminate_rows,
+    multiply_rows=multiply_rows,
+    rank_update=rank_update,
+    update_factor=update_factor,
     tiles_from="scipy",
 )

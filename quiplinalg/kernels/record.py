@@ -51,10 +51,22 @@ class Kernels:
         Scale search on rows (cpu_grid.py).
     pack_square, load_errors, residual, descend
         Coordinate descent on codes (cpu_descent.py).
+    prune_block, eliminate_blocks
+        One-pass pruning, and exact pruning of blocks (cpu_prune.py).
+    kbest_block, kbest_trace
+        The M-algorithm (cpu_kbest.py).
+    exact_rows
+        Depth-first search for the best codes (cpu_exact.py).
     vector : callable, dtype -> int
         Rows or columns that a rotation takes at a time.
     rotate, mirror
         Rotations, and the copy of one triangle to the other (cpu_rotation.py).
+    eliminate_space : callable, n -> int
+        Elements of a thread's work space of `eliminate_rows`.
+    eliminate_rows
+        Elimination of coordinates of rows under a quadratic loss (cpu_obs.py).
+    multiply_rows, rank_update, update_factor
+        Updates of inverses and of triangular factors (cpu_update.py).
     tiles_from : str
         "cython" or "scipy": where the factorisation steps come from, and why.
     """
@@ -83,9 +95,19 @@ class Kernels:
     load_errors: Callable
     residual: Callable
     descend: Callable
+    prune_block: Callable
+    eliminate_blocks: Callable
+    kbest_block: Callable
+    kbest_trace: Callable
+    exact_rows: Callable
     vector: Callable[[np.dtype], int]
     rotate: Callable
     mirror: Callable
+    eliminate_space: Callable[[int], int]
+    eliminate_rows: Callable
+    multiply_rows: Callable
+    rank_update: Callable
+    update_factor: Callable
     tiles_from: str
 
 
