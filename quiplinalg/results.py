@@ -131,14 +131,16 @@ class Quantized:
     rounding : str
         "nearest" (ties to even) or "stochastic".
     order : str
-        "natural", "act", "min-pivot", "greedy" (each row its own) or (of "quip-authors")
-        "reversed".
+        "natural", "act", "min-pivot", "greedy" or "masked" (each row its own, of "obq") or (of
+        "quip-authors") "reversed".
     permutation : ndarray, (n,), int64, or None
-        The columns in the order they were rounded; None for the natural order.
+        The columns in the order they were rounded; None for the natural order, and
+        where each row has its own.
     loss : float
         tr((W_hat - W) H (W_hat - W)^T) under the H that was passed, without damping.
     trace_D : float
-        tr D of the damped H in the order used; with a ``feedback_bound``, tr(R H R^T) of it.
+        tr D of the damped H in the order used, the mean over rows where each has its own; with a
+        ``feedback_bound``, tr(R H R^T) of it.
     damp : float
         What was added to the diagonal of H, in H's units.
     dead : ndarray, (k,), int64
@@ -283,7 +285,8 @@ class Quantized:
         width = "unbounded" if self.grid.bits is None else f"{self.grid.bits} bits"
         notes = [f"loss {self.loss:.4g}", f"{self.bits_per_weight:.3f} bits/weight"]
         notes += [f"{self.order} order"] if self.method != "nearest" else []
-        notes += [] if self.mask is None else [f"{100 * self.mask.mean():.3g}% pruned"]
+        if self.mask is not None and self.mask.size:
+            notes += [f"{100 * self.mask.mean():.3g}% pruned"]
         notes += [self._choice()] if self.processing is not None or self.candidates else []
         notes += [f"damp {self.damp:.3g}"] if self.damp else []
         notes += [f"bound {self.feedback_bound:.3g}"] if self.feedback_bound is not None else []

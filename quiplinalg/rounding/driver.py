@@ -8,12 +8,11 @@ damped H is sum_k D_k eta_k^2, and under H itself that less sum_k damping_k (W_h
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import damped
 from quiplinalg.factor.multipliers import column_multipliers
 from quiplinalg.factor.orders import factor_in_order
@@ -26,33 +25,11 @@ from quiplinalg.parallel import run_all
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.options import NORM, Options
+from quiplinalg.rounding.plan import Plan, check_shapes, layout, pack, tiled, undamped
 from quiplinalg.rounding.tiles import tile_parts
 from quiplinalg.symmetric import symmetric_matrix
 
 __all__ = ["grid_before", "round_with_feedback"]
-
-_PANELS_AT_ONCE = 16
-# most of damping * ||E||^2 over the loss: 1e-6 of either, in float32, are 6e-5 of the difference
-_CANCELLED = {np.dtype(np.float32): 64, np.dtype(np.float64): 2.0**26}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One layer, factored and laid out for rounding; columns are in rounding order, padded to 4."""
-
-    W: np.ndarray  # (m, n), work dtype
-    columns: np.ndarray  # (N,) caller's column of each work column, -1 for padding
-    U: np.ndarray  # packed feedback
-    D: np.ndarray  # (N,) float64
-    damping: np.ndarray  # (N,) float64
-    spans: list[tuple[int, int]]  # blocks of work columns
-    group: np.ndarray  # (N,) int32 group of each work column
-
-    @property
-    def groups(self) -> int:
-        """The number of groups of columns."""
-        return int(self.group.max(initial=0)) + 1
-
 
 GridStep = Callable[[UniformGrid | None], UniformGrid]
 
@@ -77,11 +54,7 @@ def round_with_feedback(
     weight = work_matrix(W)
     hessian = symmetric_matrix(H, "H", kernels)
     m, n = weight.shape
-    if hessian.shape[0] != n:
-        raise InvalidArgumentError(
-            f"H must be (n, n) for W (m, n) = (out, in); got W {weight.shape} and H "
-            f"{hessian.shape}. Pass W.T for Keras or Flax kernels."
-        )
+    check_shapes(weight, hessian)
     options.check_grid(m, n)
     diagonal = hessian.diagonal()
     if options.grid is not None and options.grid.scale.dtype == np.float64:
@@ -101,10 +74,12 @@ def round_with_feedback(
         factor, shift, objective = bounded.factor, shift + bounded.values, bounded.objective
         del bounded
     D = factor.diagonal()[::-1] ** 2  # no view of it: the factor is freed before the rounding
-    place, spans = _layout(n, options, kernels, dynamic)
+    # groups fitted while rounding are blocks, each padded to whole panels
+    size = int((options.group_size if dynamic else options.block or kernels.block) or PANEL)
+    place, spans = layout(n, size if dynamic else -(-size // PANEL) * PANEL)
     real = place >= 0
     columns = np.where(real, order[place], -1) if n else place
-    U = _pack(factor, place, weight.dtype, kernels)
+    U = pack(factor, place, weight.dtype, kernels)
     del factor
 
     full_D, full_damping = np.zeros(place.shape), np.zeros(place.shape)
@@ -163,8 +138,9 @@ def _loss(
     rounder: _Rounder, grid: UniformGrid, weight: np.ndarray, hessian: np.ndarray, free: bool
 ) -> float:
     """The loss under H: for free, unless damping is so large that the difference has no digits."""
-    if free and rounder.row_loss[:, 1].sum() <= _CANCELLED[weight.dtype] * rounder.loss:
-        return rounder.loss
+    loss = undamped(rounder.row_loss, weight.dtype) if free else None
+    if loss is not None:
+        return loss
     return proxy_loss(dequantize(rounder.codes, grid, weight.dtype), weight, hessian)
 
 
@@ -200,41 +176,6 @@ def grid_before(weight: np.ndarray, options: Options, kernels: Kernels) -> Unifo
     )
     index = (np.arange(n) // size).astype(np.int32) if scale.shape[1] > 1 else None
     return stored_grid(scale, zero, options.bits, options.sym, dtype, index)
-
-
-def _layout(
-    n: int, options: Options, kernels: Kernels, dynamic: bool
-) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """Return the place in the order of each work column (-1: padding), and the blocks.
-
-    Groups fitted while rounding are blocks, each padded to whole panels.
-    """
-    size = options.group_size if dynamic else (options.block or kernels.block)
-    assert size is not None
-    if not dynamic:
-        size = -(-int(size) // PANEL) * PANEL
-    places, spans, at = [], [], 0
-    for first in range(0, n, size):
-        width = min(size, n - first)
-        padded = -(-width // PANEL) * PANEL
-        place = np.full(padded, -1, np.int64)
-        place[:width] = np.arange(first, first + width)
-        places.append(place)
-        spans.append((at, at + padded))
-        at += padded
-    return np.concatenate(places) if places else np.empty(0, np.int64), spans
-
-
-def _pack(factor: np.ndarray, place: np.ndarray, dtype: np.dtype, kernels: Kernels) -> np.ndarray:
-    panels = place.shape[0] // PANEL
-    U = np.empty(8 * panels * (panels + 1), dtype)
-    step = _PANELS_AT_ONCE
-    # from the last: long panels first, so that the threads end together
-    run_all(
-        kernels.pack_feedback,
-        [(factor, place, U, p, min(p + step, panels)) for p in range(0, panels, step)][::-1],
-    )
-    return U
 
 
 class _Rounder:
@@ -305,8 +246,8 @@ class _Rounder:
         rows = slice(first, min(first + tiles * lanes, m))
         count = rows.stop - rows.start
         kernels.load(plan.W, first, plan.columns, Z)
-        scale = _tiled(self.scale[rows], tiles, lanes, 1)
-        zero = _tiled(self.zero[rows], tiles, lanes, 0)
+        scale = tiled(self.scale[rows], tiles, lanes, 1)
+        zero = tiled(self.zero[rows], tiles, lanes, 0)
         stats = np.zeros((tiles, 4, lanes))
         stats[:, 2] = 0.5
         layout = (plan.columns, plan.D, plan.damping)
@@ -349,14 +290,7 @@ class _Rounder:
             if X.dtype == np.float64:  # as stored
                 s, o = s.astype(np.float32).astype(X.dtype), o.astype(np.float32).astype(X.dtype)
             self.scale[rows, group], self.zero[rows, group] = s, o
-            scale[:, group] = _tiled(s[:, None], tiles, lanes, 1)[:, 0]
-            zero[:, group] = _tiled(o[:, None], tiles, lanes, 0)[:, 0]
+            scale[:, group] = tiled(s[:, None], tiles, lanes, 1)[:, 0]
+            zero[:, group] = tiled(o[:, None], tiles, lanes, 0)[:, 0]
 
         return fit
-
-
-def _tiled(rows: np.ndarray, tiles: int, lanes: int, fill: float) -> np.ndarray:
-    """Return (rows, groups) as (tiles, groups, lanes), filled up below the last row."""
-    padded = np.full((tiles * lanes, rows.shape[1]), fill, rows.dtype)
-    padded[: rows.shape[0]] = rows
-    return np.ascontiguousarray(padded.reshape(tiles, lanes, -1).transpose(0, 2, 1))

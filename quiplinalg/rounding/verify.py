@@ -18,19 +18,15 @@ from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import select
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.driver import tie_tolerance
-from quiplinalg.rounding.verify_descent import claims, unsettled
+from quiplinalg.rounding.verify_descent import off_grid, unsettled
 from quiplinalg.rounding.verify_processed import verify_processed
+from quiplinalg.rounding.verify_rules import check_result, claims, has_targets, objection
 from quiplinalg.symmetric import symmetric_matrix
 
 __all__ = ["Verification", "verify"]
 
 _ROWS = 256
-_METHODS = ("nearest", "ldlq", "gptq", "safe", "quip", "quip-authors")
 _LOSS_RTOL = {"float32": 1e-5, "float64": 1e-10}
-_CLAIMS = (
-    "codes are not the rounding of their targets",
-    "every code is the rounding of its target, and the loss is the stored one",
-)
 _SOLVED = 1e-8  # to which the multipliers of "safe" are the same on another machine
 
 
@@ -51,8 +47,9 @@ class Verification:
         are exact, and at most the tolerance where only ties and rounding errors part them; NaN
         where the codes could not be checked.
     codes_checked : bool
-        False where coordinate descent was stopped before a fixed point: then all that is known of
-        the codes is that they are on the grid.
+        False where coordinate descent was stopped before a fixed point, where each row of "obq"
+        was rounded in an order of its own, and where codes were searched for ("kbest", "exact"):
+        then all that is known of the codes is that they are on the grid.
     first_wrong : (int, int) or None
         Row and column (the caller's) of the first wrong code: of the first bad row, the one
         rounded first, because an error there moves the targets of all that follow.
@@ -110,7 +107,8 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
     layer that was rescaled and rotated the codes are checked in that basis, the loss in the
     original one.  Codes that coordinate descent has changed are the rounding of no target: they
     must be on the grid, and at a fixed point (``changed`` is 0) no code may lower the loss if it
-    is changed by one.
+    is changed by one.  Codes that `obq` rounded in an order of each row's own, and those that a
+    search found, must be on the grid.  Pruned weights are 0, whatever their codes.
 
     A target is recomputed to within the rounding errors of the sum it was: in float32 these grow
     like sqrt(n) eps times the sum of the absolute terms, |W| + ||E|| ||U_k||, in grid units, and
@@ -155,13 +153,14 @@ def _verify_codes(
     weight: np.ndarray, hessian: np.ndarray, quantized: Quantized, loss_is_known: bool = True
 ) -> Verification:
     """Verify a layer in the basis of its codes."""
-    problem = _objection(quantized, weight.shape[1])
+    problem = objection(quantized, weight.shape[1])
+    targets = has_targets(quantized)
     weight = weight.astype(np.float64, copy=False)
     n = weight.shape[1]
     order, U, D, spread = np.arange(n), None, np.zeros(n), 0.0  # v = W
     if quantized.passes:
         D = hessian.diagonal()
-    elif quantized.method != "nearest" and not problem:
+    elif quantized.method != "nearest" and targets and not problem:
         stored = quantized.permutation
         try:
             hessian, U, D, spread = _feedback(
@@ -187,11 +186,16 @@ def _verify_codes(
             part = _rows(quantized, rows)
             excess, tolerance, step = unsettled(part, rounded.astype(np.float64), E, hessian)
             eta = step  # what the descent moved the weights that it changed by
+        elif not targets:
+            excess = off_grid(_rows(quantized, rows))
+            tolerance = step = eta = np.zeros(E.shape)
         else:
             v = w if U is None else w + E @ U
             terms = np.abs(w) + np.sqrt(np.square(E).sum(axis=1, keepdims=True)) * reach
             excess, tolerance, step = _excess(quantized, rows, order, v, terms, spread)
             eta = v - w + E
+        if quantized.mask is not None:  # pruned: W_hat is 0 whatever the code
+            excess = np.where(quantized.mask[rows][:, order], 0, excess)
         bad = ~(excess <= tolerance) & checkable
         wrong += int(bad.sum())
         worst = max(worst, float(excess.max(initial=0.0)))
@@ -208,7 +212,7 @@ def _verify_codes(
         )
     loss = max(float(sums[0]), 0.0)
     loss_error, loss_wrong = _compare_loss(quantized, loss, sums, hessian)
-    wrong_ones, right = claims(quantized) if quantized.passes else _CLAIMS
+    wrong_ones, right = claims(quantized)
     if first is not None and not problem:
         problem = (
             f"{wrong} of {weight.size} {wrong_ones}, the first at "
@@ -220,7 +224,7 @@ def _verify_codes(
         ok=not problem,
         codes_wrong=wrong,
         worst=worst if checkable else float("nan"),
-        codes_checked=checkable and not quantized.changed,
+        codes_checked=checkable and (not quantized.changed if quantized.passes else targets),
         first_wrong=first,
         loss=loss,
         stored_loss=float(quantized.loss),
@@ -237,31 +241,7 @@ def _check_shapes(weight: np.ndarray, hessian: np.ndarray, quantized: Quantized)
             f"{quantized.shape[1]}); got W {weight.shape} and H {hessian.shape}. "
             "Pass the W and H that were quantised, W.T for Keras or Flax kernels."
         )
-    if quantized.method not in _METHODS:
-        raise InvalidArgumentError(
-            f"quantized.method must be one of {', '.join(_METHODS)}; got "
-            f"{quantized.method!r}. Results of other methods have no such certificate."
-        )
-
-
-def _objection(quantized: Quantized, n: int) -> str:
-    """What is wrong with the result by itself; empty where nothing is."""
-    order, permutation = quantized.order, quantized.permutation
-    if permutation is None:
-        if order != "natural" and quantized.method != "nearest":
-            return f"order is {order!r}, but the permutation of the columns is missing"
-    elif not np.array_equal(np.sort(permutation), np.arange(n)):
-        return f"permutation is not one of the {n} columns"
-    elif order == "natural" and not np.array_equal(permutation, np.arange(n)):
-        return "order is 'natural', but a permutation that changes the order is stored"
-    if not (np.isfinite(quantized.damp) and quantized.damp >= 0):
-        return f"damp must be finite and at least 0; it is {quantized.damp!r}"
-    if quantized.rounding == "stochastic" and quantized.seed is None:
-        return "rounding is stochastic, but its seed is missing"
-    bound = quantized.feedback_bound
-    if quantized.method == "safe" and not (bound is not None and 0 <= bound < np.inf):
-        return f"feedback_bound must be finite and at least 0; it is {bound!r}"
-    return ""
+    check_result(quantized)
 
 
 def _feedback(
@@ -306,7 +286,8 @@ def _rows(quantized: Quantized, rows: slice) -> Quantized:
     grid = quantized.grid
     if grid.scale.shape[0] > 1:
         grid = replace(grid, scale=grid.scale[rows], zero=grid.zero[rows])
-    return replace(quantized, codes=quantized.codes[rows], grid=grid)
+    mask = None if quantized.mask is None else quantized.mask[rows]
+    return replace(quantized, codes=quantized.codes[rows], grid=grid, mask=mask)
 
 
 def _excess(
@@ -358,7 +339,8 @@ def _compare_loss(
         return float("nan"), False  # nearest without H stores none
     _, error, energy, spread, square = sums
     added = quantized.damp * float(error) if np.isfinite(quantized.damp) else 0.0
-    added = 0.0 if quantized.method == "safe" else added  # by definition, no difference of sums
+    if quantized.method in ("safe", "obq", "exact"):
+        added = 0.0  # by definition, no difference of sums
     size = max(loss + added, 1e-9 * float(energy))
     gap = abs(stored - loss)
     # a factor is exact for a matrix within eps of H, which moves the loss by that much

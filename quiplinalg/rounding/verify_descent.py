@@ -7,7 +7,7 @@ import numpy as np
 from quiplinalg.grids.apply import tie_tolerance
 from quiplinalg.results import Quantized
 
-__all__ = ["claims", "unsettled"]
+__all__ = ["claims", "off_grid", "unsettled"]
 
 _ROUNDED = 16  # eps: what a change had to gain relative to H_kk d^2, and roundings of H and s
 
@@ -51,8 +51,7 @@ def unsettled(
         excess = np.maximum(np.where(codes < grid.maxq, up, 0), np.where(codes > 0, down, 0))
         if grid.bits is None:
             excess = np.maximum(up, down)
-    off = np.maximum(codes - grid.maxq, 0 if grid.bits is None else -codes)
-    excess = np.maximum(np.maximum(excess, off), 0)
+    excess = np.maximum(excess, off_grid(quantized))
 
     dtype = np.dtype(quantized.precision)
     eps = float(np.finfo(dtype).eps)
@@ -60,6 +59,13 @@ def unsettled(
     known = tie_tolerance(n, dtype) * error + 4 * eps * size
     reach = np.sqrt(np.square(H).sum(axis=0))
     return excess, _ROUNDED * eps + known * reach / curve, scale
+
+
+def off_grid(quantized: Quantized) -> np.ndarray:
+    """How far each code lies beyond the ends of the grid, (rows, n)."""
+    codes, grid = quantized.codes.astype(np.float64), quantized.grid
+    below = 0 if grid.bits is None else -codes
+    return np.maximum(np.maximum(codes - grid.maxq, below), 0)
 
 
 def claims(quantized: Quantized) -> tuple[str, str]:

@@ -1,0 +1,248 @@
+"""The driver of eliminations: coordinates of rows to targets, the others following (OBS, OBQ).
+
+Per row, with F the coordinates left and X = (H_FF)^-1: q is chosen, e = w_q - t_q,
+w_F -= (e / X_qq) X_:q, at a cost of e^2 / X_qq; the costs add up to the loss under the damped H.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quiplinalg.errors import NotPositiveDefiniteError
+from quiplinalg.factor.damping import AbsoluteDamp, damped
+from quiplinalg.factor.orders import factor_in_order
+from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.kernels.record import Kernels
+from quiplinalg.parallel import run_all, single_blas_thread, thread_count
+
+__all__ = ["DampedInverse", "Eliminated", "damped_inverse", "eliminate"]
+
+_REMEDY = (
+    "It is a diagonal element of the inverse of what was left of H: H is too near to a singular "
+    "matrix for this. Raise damp."
+)
+_MIRRORED = 256  # rows of the inverse a task completes
+_ALIGNED = 8  # float64 elements of a cache line
+
+
+@dataclass(frozen=True, eq=False)
+class DampedInverse:
+    """(H + diag(shift))^-1 in the caller's column order, and what H was damped by.
+
+    Attributes
+    ----------
+    Hinv : ndarray, (n, n), float64, C order, symmetric
+    damp : float
+        In H's units.
+    shift : ndarray, (n,), float64
+        ``damp``, and for dead columns what `damped` gives them.
+    permutation : ndarray, (n,), int64
+        The columns in the order that was asked for.
+    trace_D : float
+        tr D of the damped H in that order, less what dead columns were given where damp is 0.
+    """
+
+    Hinv: np.ndarray
+    damp: float
+    shift: np.ndarray
+    permutation: np.ndarray
+    trace_D: float
+
+
+def damped_inverse(
+    hessian: np.ndarray,
+    damp: float | str | AbsoluteDamp,
+    kernels: Kernels,
+    order: str = "natural",
+) -> DampedInverse:
+    """Return the inverse of H with its damping, from the Cholesky factor in some order.
+
+    Parameters
+    ----------
+    hessian : ndarray, (n, n)
+        As `symmetric_matrix` returns it.  Not changed.
+    damp : float, "auto" or AbsoluteDamp
+        As in `ldlq`.
+    kernels : Kernels
+    order : str
+        One of ORDERS; the inverse is that of the caller's order, up to rounding errors.
+
+    Raises
+    ------
+    NotPositiveDefiniteError, InvalidArgumentError
+        As `ldlq`.
+
+    Notes
+    -----
+    n^3 flops, two n x n matrices.  The same bits for any number of threads.
+    """
+    from scipy.linalg.lapack import dpotri
+
+    diagonal = hessian.diagonal()
+    (factor, permutation), value, shift = damped(
+        lambda _, shift: factor_in_order(hessian, order, shift, kernels), diagonal, damp
+    )
+    n = hessian.shape[0]
+    D = factor.diagonal()[::-1] ** 2
+    trace = float(D.sum()) - float((shift - value).sum())
+    if n:
+        # J (H + shift) J = L L^T, L the lower triangle of factor.T in Fortran order
+        with single_blas_thread():
+            inverse, info = dpotri(factor.T, lower=1, overwrite_c=1)
+        assert info == 0 and np.shares_memory(inverse, factor)
+        # in C order the triangle that dpotri wrote is the upper one
+        starts = range(0, n, _MIRRORED)
+        run_all(kernels.mirror, [(factor, i, min(i + _MIRRORED, n)) for i in starts])
+    place = np.empty(n, np.int64)
+    place[permutation] = np.arange(n)[::-1]
+    Hinv = np.ascontiguousarray(factor[np.ix_(place, place)])
+    return DampedInverse(Hinv, value, shift, permutation, trace)
+
+
+@dataclass(frozen=True, eq=False)
+class Eliminated:
+    """What became of the rows; steps are in the order in which each row made them.
+
+    Attributes
+    ----------
+    order : ndarray, (m, n), int32
+        The column of each step, -1 after the last.
+    costs : ndarray, (m, n), float64
+        What each step added to the loss under the damped H; 0 after the last.
+    weights : ndarray, (m, n), float64
+        Eliminated ones are exactly their targets, the others what the eliminations left them at.
+    codes : ndarray, (m, n), int32, or None
+        None without a grid.  Undefined where a coordinate was not eliminated.
+    ties : ndarray, (m,)
+        The least distance of a target to a rounding tie, in steps of the grid; 0.5 for none.
+    clipped : ndarray, (m,)
+        Targets beyond the ends of the grid.
+    trace_D : ndarray, (m,)
+        The sum of 1 / X_qq over the steps.
+    """
+
+    order: np.ndarray
+    costs: np.ndarray
+    weights: np.ndarray
+    codes: np.ndarray | None
+    ties: np.ndarray
+    clipped: np.ndarray
+    trace_D: np.ndarray
+
+
+def eliminate(
+    weight: np.ndarray,
+    Hinv: np.ndarray,
+    kernels: Kernels,
+    *,
+    grid: UniformGrid | None = None,
+    order: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    steps: Any = None,
+    quota: Any = None,
+    width: int | None = None,
+    outliers: bool = False,
+) -> Eliminated:
+    """Eliminate coordinates of each row of ``weight``; nothing is checked here.
+
+    Parameters
+    ----------
+    weight : ndarray, (m, n), float32 or float64
+        Not changed.
+    Hinv : ndarray, (n, n), float64, C order
+        Inverse of the damped H.  Not changed.
+    kernels : Kernels
+    grid : UniformGrid, optional
+        Targets are the weights rounded to it as they are when they are eliminated; without it
+        they are 0 (pruning).
+    order : ndarray, (n,), optional
+        A common order of the columns.  Default: each row the least cost first.
+    mask : ndarray, (m, n), bool, optional
+        Eliminated before all others, with target 0.
+    steps : int or ndarray, (m,), optional
+        The most eliminations of each row.  Default: all columns.
+    quota : int or ndarray, (ceil(n / width),), optional
+        The most eliminations of each block of ``width`` consecutive columns.
+    width : int, optional
+        Columns of such a block.  Default: n.
+    outliers : bool
+        Clipped weights at once, those of the largest error first; only without ``order``.
+
+    Returns
+    -------
+    Eliminated
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        A diagonal element of the inverse was not positive.
+
+    Notes
+    -----
+    n^3 / 3 flops for each row, and n^2 / 2 + 128 n float64 elements for each thread.  The same
+    bits for any number of threads.
+    """
+    m, n = weight.shape
+    width = int(width or max(n, 1))
+    blocks = -(-n // width)
+    # copies all: for arrays that are read-only, or not in C order, a kernel is compiled once more
+    limits = np.empty(0, np.int64)
+    if quota is not None:
+        limits = np.array(np.broadcast_to(quota, (blocks,)), np.int64)
+    most = np.array(np.broadcast_to(n if steps is None else steps, (m,)), np.int64)
+    common = np.array(np.empty(0) if order is None else order, np.int64)
+    if grid is None:
+        scale = zero = np.empty((1, 0))
+        group, ends = np.zeros(n, np.int32), (0.0, 0.0)
+    else:
+        scale, zero, group = grid.scale, grid.zero, np.array(grid.columns(n))
+        ends = (-np.inf if grid.bits is None else 0.0, float(grid.maxq))
+
+    orders, codes = np.empty((m, n), np.int32), np.empty((m, n), np.int32)
+    costs, weights, stats = np.empty((m, n)), np.empty((m, n)), np.empty((m, 3))
+    step = max(1, min(64, m // 16))
+    pieces = deque(range(0, m, step))
+    failed: list[int] = []
+
+    def part(a: np.ndarray, rows: slice) -> np.ndarray:
+        """Some rows of a matrix that has a row for each of W's, or one for all."""
+        own = a if a.shape[0] == 1 else a[rows]
+        shape = (min(rows.stop, m) - rows.start, a.shape[1])
+        return np.array(np.broadcast_to(own, shape), np.float64, order="C")
+
+    def work() -> None:
+        space = kernels.eliminate_space(n)
+        room = np.empty(space + _ALIGNED)
+        first = -(room.ctypes.data // room.itemsize) % _ALIGNED  # vectors are whole cache lines
+        while True:
+            try:
+                i = pieces.popleft()
+            except IndexError:
+                return
+            rows = slice(i, i + step)
+            own = np.zeros((0, 0), bool) if mask is None else np.array(mask[rows], order="C")
+            row = kernels.eliminate_rows(
+                np.array(weight[rows], np.float64, order="C"),
+                Hinv,
+                (part(scale, rows), part(zero, rows), group, *ends),
+                (common, own, most[rows], limits, width, bool(outliers)),
+                room[first : first + space],
+                tuple(a[rows] for a in (orders, costs, weights, codes, stats)),
+            )
+            if row >= 0:
+                failed.append(i + row)
+
+    if m and n:
+        run_all(work, [()] * min(thread_count(), len(pieces)))
+    else:
+        stats[:] = (0.5, 0, 0)
+    if failed:
+        row = min(failed)
+        last = int(np.flatnonzero(orders[row] >= 0)[-1])
+        raise NotPositiveDefiniteError(int(orders[row, last]), float(costs[row, last]), _REMEDY)
+    found = None if grid is None else codes
+    return Eliminated(orders, costs, weights, found, stats[:, 0], stats[:, 1], stats[:, 2])
