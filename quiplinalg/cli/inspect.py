@@ -19,7 +19,7 @@ from quiplinalg.cli.common import (
 
 __all__ = ["ABOUT", "add_arguments", "run"]
 
-ABOUT = {"description": "List the layers of a problem or a result file."}
+ABOUT = {"description": "List what a problem, a result or a statistics file holds."}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -36,6 +36,10 @@ def run(options: Any) -> int:
     with open_file(options.file) as file, format_errors(options.file):
         encoding = read_attribute(file, "encoding-type")
     kinds = {"quiplinalg-problem": _problem, "quiplinalg-result": _result}
+    if encoding == "quiplinalg-statistics":
+        from quiplinalg.cli.hessian import info
+
+        return info(options.file, options.json)
     if encoding not in kinds:
         fail(
             f"expected a file with encoding-type {' or '.join(kinds)}; got {encoding!r} in "
@@ -91,11 +95,14 @@ def _result(path: str, as_json: bool) -> None:
     from quiplinalg.files import open_result
 
     with open_result(path) as result:
-        rows, weights, stored = [], 0, 0.0
+        rows, pruned, weights, stored = [], [], 0, 0.0
         for name in result.names:
-            q = result.layer(name)
             known = result.attributes(name).get("weight_energy")
             energy = float(known) if isinstance(known, (int, float)) else float("nan")
+            if result.kind(name) == "pruned":
+                pruned.append(_pruned(name, result.pruned(name), energy, as_json))
+                continue
+            q = result.layer(name)
             m, n = q.shape
             weights += m * n
             stored += q.bits_per_weight * m * n
@@ -109,6 +116,7 @@ def _result(path: str, as_json: bool) -> None:
                     damp=q.damp, loss=q.loss, loss_db=db, near_tie_rows=q.near_tie_rows,
                     clipped=q.clipped, dead_columns=int(q.dead.size), seed=q.seed,
                     precision=q.precision,
+                    sparsity=None if q.mask is None or not q.mask.size else float(q.mask.mean()),
                 )  # fmt: skip
             rows.append(
                 (name, q.method, q.order, f"{m} x {n}", q.grid.scale.dtype, q.grid.bits or "any",
@@ -118,14 +126,39 @@ def _result(path: str, as_json: bool) -> None:
         bits = stored / max(weights, 1)
         if as_json:
             emit(
-                "summary", kind="result", layers=len(rows), weights=weights,
-                bits_per_weight=bits, bytes=size,
+                "summary", kind="result", layers=len(rows) + len(pruned), weights=weights,
+                bits_per_weight=bits, bytes=size, pruned_layers=len(pruned),
             )  # fmt: skip
             return
         headers = ("layer", "method", "order", "shape", "scales", "bits", "bits/weight", "groups",
                    "loss", "loss dB")  # fmt: skip
-        print_table(headers, rows, left=3)
-        print(
-            f"\n{path}: result file, {format_bytes(size)}, {len(rows)} layers, {weights} weights, "
-            f"{bits:.3f} bits/weight"
-        )
+        if rows:
+            print_table(headers, rows, left=3)
+        if pruned:
+            print("\n" if rows else "", end="")
+            columns = ("layer", "method", "pattern", "shape", "weight", "pruned %", "loss",
+                       "loss dB")  # fmt: skip
+            print_table(columns, pruned, left=3)
+        print(f"\n{path}: result file, {format_bytes(size)}", end="")
+        if rows:
+            print(
+                f", {len(rows)} layers, {weights} weights, {bits:.3f} bits/weight",
+                end="",
+            )
+        print(f", {len(pruned)} pruned layers" if pruned else "")
+
+
+def _pruned(name: str, layer: Any, energy: float, as_json: bool) -> tuple[object, ...]:
+    """The row of a pruned layer."""
+    m, n = layer.shape
+    db = decibels(layer.loss, energy)
+    if as_json:
+        emit(
+            "pruned_layer", layer=name, shape=[m, n], method=layer.method, pattern=layer.pattern,
+            dtype=str(layer.weights.dtype), sparsity=layer.sparsity, damp=layer.damp,
+            loss=layer.loss, loss_db=db, dead_columns=int(layer.dead.size), order=layer.order,
+        )  # fmt: skip
+    return (
+        name, layer.method, layer.pattern, f"{m} x {n}", layer.weights.dtype,
+        f"{100 * layer.sparsity:.2f}", f"{layer.loss:.4g}", format_db(db),
+    )  # fmt: skip

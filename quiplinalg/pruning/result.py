@@ -51,6 +51,8 @@ class Pruned:
         What was added to the diagonal of H, in H's units.
     dead : ndarray, (k,), int64
         Columns whose diagonal of H is zero: they cost nothing, and go first.
+    order : str
+        "natural", "act" or "min-pivot": how "sparsegpt" went through the columns.
     trace : PruneTrace or None
         The steps of "obs".
     restore : callable or None
@@ -64,6 +66,7 @@ class Pruned:
     loss: float
     damp: float
     dead: np.ndarray
+    order: str = "natural"
     trace: PruneTrace | None = None
     restore: Callable[[np.ndarray], Any] | None = field(default=None)
 
