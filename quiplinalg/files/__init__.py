@@ -1,4 +1,4 @@
-"""HDF5 files in and out: problems, results, and Keras weights.
+"""HDF5 files in and out: problems, results, statistics, and Keras weights.
 
 Layout, version 1.0
 -------------------
@@ -68,6 +68,12 @@ from quiplinalg.files.problem_writer import ProblemWriter
 from quiplinalg.files.reader import LayerInfo, ProblemSource
 from quiplinalg.files.result import ResultReader, open_result
 from quiplinalg.files.result_writer import ResultWriter
+from quiplinalg.files.statistics import (
+    StatisticsInfo,
+    StatisticsReader,
+    StatisticsWriter,
+    open_statistics,
+)
 
 __all__ = [
     "KerasReader",
@@ -78,7 +84,11 @@ __all__ = [
     "ProblemWriter",
     "ResultReader",
     "ResultWriter",
+    "StatisticsInfo",
+    "StatisticsReader",
+    "StatisticsWriter",
     "open_keras",
     "open_problem",
     "open_result",
+    "open_statistics",
 ]

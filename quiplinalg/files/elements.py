@@ -60,7 +60,7 @@ def check_encoding(node: h5py.Group | h5py.Dataset, encoding: str) -> None:
     if found != encoding:
         raise FormatError(
             f"expected encoding-type={encoding!r}; got {found!r}. Open the file with the function "
-            "for its kind (open_problem, open_result or open_keras)",
+            "for its kind (open_problem, open_result, open_statistics or open_keras)",
             path,
             node.name,
         )

@@ -14,6 +14,7 @@ from quiplinalg.files.elements import FLOATS, make_group, write_array
 from quiplinalg.files.reader import NORMALIZATIONS, ORIENTATIONS, input_count
 from quiplinalg.files.triangle import pack_lower
 from quiplinalg.files.writer import AtomicWriter
+from quiplinalg.hessian.accumulate import Hessian
 
 __all__ = ["ProblemWriter"]
 
@@ -74,8 +75,9 @@ class ProblemWriter(AtomicWriter):
             Parts joined by ``/`` become nested groups.
         weight : array_like, (m, n) for "out_in", (n, m) for "in_out"
             float16, bfloat16, float32 or float64, of any framework, in host memory.
-        hessian : array_like, (n, n), symmetric
-            Second moments of the inputs.  A Hessian equal to an earlier one is stored once.
+        hessian : array_like, (n, n), symmetric, or Hessian
+            Second moments of the inputs.  A Hessian equal to an earlier one is stored once.  Of an
+            accumulator, its mean and its count: leave ``n_samples`` and ``normalization`` out.
         orientation : str
             "out_in", or "in_out" for Keras and Flax kernels.
         n_samples : int or None
@@ -108,6 +110,14 @@ class ProblemWriter(AtomicWriter):
         if hessian is None:
             target: str | None = self._earlier(shared_hessian_of, n)
         else:
+            if isinstance(hessian, Hessian):
+                if n_samples is not None or normalization != "mean":
+                    raise InvalidArgumentError(
+                        f"n_samples and normalization must be left out where hessian is a Hessian, "
+                        f"which knows them; got n_samples={n_samples!r}, "
+                        f"normalization={normalization!r}."
+                    )
+                hessian, n_samples = hessian.mean(), hessian.count
             _check_choice("normalization", normalization, NORMALIZATIONS)
             _check_choice("storage", storage, ("lower", "full"))
             count = _check_count(n_samples)
