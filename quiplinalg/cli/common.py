@@ -27,6 +27,7 @@ __all__ = [
     "format_db",
     "format_seconds",
     "note",
+    "plain",
     "print_table",
     "progress",
     "silence_output",
@@ -164,12 +165,12 @@ def silence_output() -> None:
         pass
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value as JSON has it: NaN and infinities are null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float) and not (value - value == 0):
@@ -181,7 +182,7 @@ def emit(event: str, **fields: Any) -> None:
     """Print one JSON object on one line of stdout."""
     import json
 
-    print(json.dumps({"event": event, **_plain(fields)}, ensure_ascii=False), flush=True)
+    print(json.dumps({"event": event, **plain(fields)}, ensure_ascii=False), flush=True)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
