@@ -1,0 +1,7 @@
+"""All seeded faults."""
+
+import other_faults
+import rounding_faults
+import second_order_faults
+
+FAULTS = (*rounding_faults.FAULTS, *other_faults.FAULTS, *second_order_faults.FAULTS)
