@@ -11,8 +11,8 @@ from pathlib import Path
 from bench.common import ROOT, Settings
 
 TOPICS = (
-    "startup", "determinism", "factor", "clip", "ldlq", "descent", "rotation", "memory", "quality",
-    "quip", "rivals",
+    "startup", "determinism", "factor", "update", "clip", "ldlq", "descent", "rotation", "memory",
+    "quality", "quip", "kbest", "certificates", "obq", "prune", "hessian", "rivals",
 )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def main() -> int:
         try:
             report = import_module(f"bench.{topic}").run(settings)
         except ModuleNotFoundError as error:
-            if topic != "rivals":
+            if topic not in ("obq", "rivals"):
                 raise
             print(f"{topic}: not run: {error}; install the bench extra")
             failed = True

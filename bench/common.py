@@ -145,11 +145,13 @@ def interleave(
     """Time all contestants in turn, ``rounds`` times over, after ``warm_up`` rounds not counted.
 
     Every second round runs them in reverse, so that none is always behind the same neighbour.
+    Memory is touched before each, or a virtual machine's host would page it in while one is timed.
     """
     now = clock(threads)
     samples: dict[str, list[float]] = {c.name: [] for c in contestants}
     for r in range(-warm_up, rounds):
         for one in contestants if r % 2 == 0 else reversed(contestants):
+            _touch()
             one.prepare()
             if threads > 1:
                 time.sleep(_REST)
@@ -160,6 +162,11 @@ def interleave(
             if r >= 0:
                 samples[one.name].append(elapsed)
     return samples
+
+
+def _touch(count: int = 1 << 30) -> None:
+    """Allocate, write and give back a gigabyte: the pages are there for whoever is next."""
+    np.empty(count, np.uint8).fill(1)
 
 
 def ratio(above: list[float], below: list[float]) -> float:

@@ -126,8 +126,8 @@ class Quantized:
         Where ``processing`` is given, of the processed weights.
     grid : UniformGrid
     method : str
-        "nearest", "ldlq", "gptq", "obq", "quip", "quip-authors" or "safe"; of `prune_quantize`
-        "sparsegpt" or "obs".
+        "nearest", "ldlq", "gptq", "obq", "kbest", "exact", "quip", "quip-authors", "safe", or
+        "sparsegpt" (of `prune_quantize`).
     rounding : str
         "nearest" (ties to even) or "stochastic".
     order : str

@@ -50,7 +50,7 @@ def run(options: Any) -> int:
     """Run the command."""
     chosen = settings(options.parser, options)
     check_paths(options.input, options.output, chosen["overwrite"] or options.dry_run)
-    if chosen["method"] in ("nearest", "safe"):  # know groups of the original weights only
+    if chosen["method"] in ("nearest", "safe", "obq", "kbest"):  # groups of the original weights
         chosen["static_groups"] = True
 
     from quiplinalg.errors import InvalidArgumentError
@@ -81,6 +81,8 @@ _KEYWORDS = {
     "nearest": (*_SHARED, *_GRID),
     "ldlq": (*_SHARED, *_GRID, *_FEEDBACK),
     "gptq": (*_SHARED, *_GRID, *_FEEDBACK),
+    "obq": ("bits", "group_size", *_GRID, "order", "damp", "outliers_first"),
+    "kbest": ("bits", "group_size", *_GRID, "order", "damp", "k"),
     "safe": (*_SHARED, *_GRID, "order", "damp", "c"),
     "quip": (
         *_SHARED,
@@ -100,6 +102,7 @@ def _keywords(chosen: dict[str, Any]) -> dict[str, Any]:
     """Return the keywords of the library's function, checked before any file is read."""
     import numpy as np
 
+    import quiplinalg
     from quiplinalg.factor.bounded import check_bound
     from quiplinalg.factor.damping import diagonal_shift
     from quiplinalg.incoherence.draws import check_seed
@@ -112,6 +115,8 @@ def _keywords(chosen: dict[str, Any]) -> dict[str, Any]:
     check_passes(chosen["refine"], "refine")
     chosen["rho"] = None if chosen["rho"] == "table" else chosen["rho"]
     checked = {key: chosen[key] for key in (*_SHARED, *_GRID, *_FEEDBACK)}
+    if chosen["method"] == "obq" and chosen["order"] == "greedy":  # no order of columns
+        checked["order"] = "natural"
     Options(grid=None, block=None, **checked)
     list(diagonal_shift(chosen["damp"], np.ones(1)))
     check_rho(chosen["rho"], chosen["bits"])
@@ -125,7 +130,10 @@ def _keywords(chosen: dict[str, Any]) -> dict[str, Any]:
         )
     if chosen["seed"] is not None:
         check_seed(chosen["seed"])
-    return {key: chosen[key] for key in _KEYWORDS[chosen["method"]]}
+    keywords = {key: chosen[key] for key in _KEYWORDS[chosen["method"]]}
+    if chosen["method"] in ("obq", "kbest"):  # the rules of their own, on a layer without rows
+        getattr(quiplinalg, chosen["method"])(np.ones((0, 4)), np.eye(4), **keywords)
+    return keywords
 
 
 def _plan(options: Any, chosen: dict[str, Any], infos: dict[str, Any]) -> int:
@@ -207,7 +215,7 @@ def _layer(
     from quiplinalg.cli.losses import energy, nearest_loss
 
     method = chosen["method"]
-    if keywords["seed"] is not None:
+    if keywords.get("seed") is not None:
         keywords = {**keywords, "seed": layer_seed(keywords["seed"], name)}
     facts: dict[str, Any] = {"layer": name, "shape": list(W.shape)}
 

@@ -23,6 +23,8 @@ DEFAULTS: dict[str, Any] = {
     "per_tensor": False,
     "rho": "search",
     "c": 1.0,
+    "k": 8,
+    "outliers_first": False,
     "refine": 0,
     "order": None,
     "damp": 0.01,
@@ -33,8 +35,8 @@ DEFAULTS: dict[str, Any] = {
     "threads": None,
     "overwrite": False,
 }
-_BITS = {"ldlq": 2, "gptq": 4, "nearest": 4, "quip": 2, "safe": 2}
-_ORDER = {"quip": "min-pivot", "safe": "natural"}  # "act" elsewhere
+_BITS = {"ldlq": 2, "gptq": 4, "nearest": 4, "obq": 4, "kbest": 2, "quip": 2, "safe": 2}
+_ORDER = {"quip": "min-pivot", "safe": "natural", "obq": "greedy"}  # "act" elsewhere
 _METHOD_DEFAULTS = {"safe": {"clip": "minmax", "rounding": "stochastic"}}
 _WORDS = {"damp": ("auto",), "rho": ("search", "table"), "refine": ("all",)}  # or a number
 # options that mean something to some methods only
@@ -45,10 +47,15 @@ _ONLY = {
     "per_tensor": ("quip",),
     "rho": ("quip",),
     "c": ("safe",),
-    "refine": ("nearest", "gptq", "ldlq", "quip"),  # a code that moves may leave safe's range
-    "clip": ("nearest", "gptq", "ldlq", "safe"),
-    "sym": ("nearest", "gptq", "ldlq", "safe"),
+    "k": ("kbest",),
+    "outliers_first": ("obq",),
+    # a code that moves may leave safe's range
+    "refine": ("nearest", "gptq", "ldlq", "obq", "kbest", "quip"),
+    "clip": ("nearest", "gptq", "ldlq", "obq", "kbest", "safe"),
+    "sym": ("nearest", "gptq", "ldlq", "obq", "kbest", "safe"),
     "static_groups": ("nearest", "gptq", "ldlq"),
+    "rounding": ("nearest", "gptq", "ldlq", "quip", "safe"),
+    "seed": ("nearest", "gptq", "ldlq", "quip", "safe"),
 }
 
 
@@ -73,7 +80,7 @@ def add_settings(parser: Parser) -> None:
     switch = argparse.BooleanOptionalAction
     add = parser.add_argument
     add("--method", choices=tuple(_BITS), help="default: ldlq")
-    add("--bits", type=int, metavar="N", help="1 to 8; default: 4 for gptq and nearest, else 2")
+    add("--bits", type=int, metavar="N", help="1 to 8; default: 4 for gptq, obq, nearest; else 2")
     add("--group-size", type=int, metavar="N", help="columns that share a scale; default: a row")
     add("--static-groups", action=switch, help="group scales from the original weights")
     add("--sym", action=switch, help="a grid symmetric about 0")
@@ -92,6 +99,8 @@ def add_settings(parser: Parser) -> None:
         metavar="FLOAT|search|table",
         help="quip: half the range of the grid in units of the RMS; default: search, row by row",
     )
+    add("--k", type=int, metavar="N", help="kbest: partial roundings kept; default: 8")
+    add("--outliers-first", action=switch, help="obq: clipped weights first")
     add("--c", type=float, metavar="FLOAT", help="safe: bound of the feedback; default: 1")
     add(
         "--refine",
@@ -99,8 +108,8 @@ def add_settings(parser: Parser) -> None:
         metavar="N|all",
         help="passes of coordinate descent after rounding, or until nothing changes; default: 0",
     )
-    orders = ("natural", "act", "min-pivot")
-    add("--order", choices=orders, help="default: act, quip min-pivot, safe natural")
+    orders = ("natural", "act", "min-pivot", "greedy")
+    add("--order", choices=orders, help="default: act, quip min-pivot, safe natural, obq greedy")
     add("--damp", type=damping, metavar="FLOAT|auto", help="fraction of mean diag H; default: 0.01")
     add("--rounding", choices=("nearest", "stochastic"), help="default: nearest, safe stochastic")
     add("--seed", type=int, metavar="N", help="of rotations and stochastic rounding; quip, safe: 0")
