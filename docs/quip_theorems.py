@@ -101,10 +101,10 @@ def holds(condition: bool, claim: str) -> None:
         raise SystemExit(f"does not hold: {claim}")
 
 
-def save(name: str) -> None:
+def save(folder: Path, name: str) -> None:
     """Write the current figure."""
-    path = HERE / "figures" / f"{name}.svg"
-    path.parent.mkdir(exist_ok=True)
+    path = folder / "figures" / f"{name}.svg"
+    path.parent.mkdir(parents=True, exist_ok=True)
     plt.savefig(path, metadata={"Date": None})
     plt.close()
 
@@ -112,7 +112,7 @@ def save(name: str) -> None:
 # ------------------------------------------------------------------------------------ sections
 
 
-def theorem_1() -> str:
+def theorem_1(folder: Path) -> str:
     """Worst and average loss of LDLQ on the unbounded grid."""
     m, n, exact = 4000, 64, ql.AbsoluteDamp(0.0)
     decays = np.arange(0, 2.01, 0.25)
@@ -160,7 +160,7 @@ def theorem_1() -> str:
     right.text(2.97, top, "tr D / 4", va="top", ha="right")
     right.set(xlabel="loss of a row / (tr D / 12)", ylabel=f"rows of {m}")
     right.legend(fontsize=8, loc="center right")
-    save("theorem-1")
+    save(folder, "theorem-1")
     return f"""## Theorem 1: LDLQ is optimal among linear feedbacks
 
 H + damping = T D Tᵀ with T unit upper triangular. On the unbounded integer grid the loss of LDLQ is
@@ -192,7 +192,7 @@ given W. It does not always.
 """
 
 
-def counterexample() -> str:
+def counterexample(folder: Path) -> str:
     """Clamping breaks theorem 1; bounded feedback mends it."""
     sizes = (8, 16, 32, 64, 128, 256, 512)
     names = ("LDLQ, clamped", "nearest", "LDLQ, unbounded", "safe (c = 1)")
@@ -227,7 +227,7 @@ def counterexample() -> str:
     plt.minorticks_off()
     plt.xlabel("n")
     plt.ylabel("loss of a row")
-    save("counterexample")
+    save(folder, "counterexample")
     rows = [(n, *(f"{x:.4g}" for x in row)) for n, row in zip(sizes, losses, strict=True)]
     return f"""## Section 5.2: a grid that ends breaks it
 
@@ -241,7 +241,7 @@ LDLQ on the unbounded grid, stay linear. Bounded feedback (algorithm 5, `safe`) 
 """
 
 
-def incoherence() -> str:
+def incoherence(folder: Path) -> str:
     """mu before and after a random rotation, against the bound of the Hadamard transform."""
     sizes, delta = (64, 128, 256, 512, 1024), 0.1
     kinds = ("none", "hadamard", "kronecker")
@@ -272,7 +272,7 @@ def incoherence() -> str:
         axis.set_xticks(sizes, sizes)
         axis.minorticks_off()
     axes[0].legend(fontsize=8)
-    save("incoherence")
+    save(folder, "incoherence")
     rows = [
         (size, *(f"{found[kind][i][k]:.2f}" for k in range(2) for kind in kinds),
          f"{bounds[0][i]:.1f}", f"{bounds[1][i]:.2f}")
@@ -306,7 +306,7 @@ both sides. For the randomized Hadamard transform the constants are known (QuIP#
 """
 
 
-def certificates() -> str:
+def certificates(folder: Path) -> str:
     """The gap of each method to the bounds; and, where it is known, to the optimum."""
     W, H = outlier_layer(64, 32, 5)
     grid = ql.mse_grid(W, 3)
@@ -350,7 +350,7 @@ def certificates() -> str:
     right.text(2, 1.45, "1.53 dB: cubes", va="top", fontsize=8)
     right.set(xlabel="bits", ylabel="dB above the model bound", xticks=(2, 3, 4), ylim=(0, 11.5))
     right.legend(fontsize=7, ncols=2)
-    save("certificates")
+    save(folder, "certificates")
     return f"""## How far from the best possible
 
 Three bounds that `certify` and `quiplinalg verify --certificate` compute. The model bound assumes
@@ -379,12 +379,12 @@ def markdown(headers: tuple, rows: list[tuple]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(headers), *lines[1:]])
 
 
-def main() -> None:
-    """Write the page."""
-    sections = [theorem_1(), counterexample(), incoherence(), certificates()]
-    text = "\n".join([INTRODUCTION, *sections])
-    (HERE / "quip-theorems.md").write_text(text)
-    print(f"{HERE / 'quip-theorems.md'}: every claim holds")
+def main(folder: Path = HERE) -> None:
+    """Write the page and its figures."""
+    sections = (theorem_1, counterexample, incoherence, certificates)
+    text = "\n".join([INTRODUCTION, *(section(folder) for section in sections)])
+    (folder / "quip-theorems.md").write_text(text)
+    print(f"{folder / 'quip-theorems.md'}: every claim holds")
 
 
 INTRODUCTION = """# QuIP's theorems, checked
