@@ -20,7 +20,7 @@ from bench.common import (
     ratio,
     weights,
 )
-from bench.layers import Layer, demo, synthetic
+from bench.layers import Layer, demo, draw, synthetic
 
 BITS = 2
 PATHS = (2, 4, 8, 16)
@@ -71,29 +71,13 @@ def _gains(report: Report, data: str, layers: list[Layer], bits: int) -> None:
         )
 
 
-def _small(outlier: bool, seed: int, m: int, n: int) -> Layer:
-    """The recipe of `synthetic` at another size."""
-    rng = np.random.default_rng([seed, n])
-    Q, _ = np.linalg.qr(rng.standard_normal((n, n)))
-    H = (Q * np.arange(1, n + 1) ** -1.2) @ Q.T
-    H = H / H.diagonal().mean() + 1e-3 * np.eye(n)
-    if outlier:
-        s = np.exp(0.5 * rng.standard_normal(n))
-        s[rng.choice(n, n // 100 + 1, replace=False)] *= 8
-        H = s[:, None] * H * s
-        H /= H.diagonal().mean()
-    H = (H + H.T) / 2 + 1e-2 * np.eye(n)
-    W = rng.standard_t(5, (m, n)) * np.exp(0.3 * rng.standard_normal((m, 1)))
-    return W * np.exp(0.3 * rng.standard_normal(n)), H
-
-
 def _optimum(report: Report, outlier: bool, bits: int) -> None:
     """Exact search at n = 32: time, nodes, and how far ldlq and kbest are from the optimum."""
     m, n = (16, 24) if report.settings.quick else (64, 32)
     seconds, rows, nodes, proven = 0.0, 0, [], []
     gaps: dict[str, list[float]] = {"ldlq": [], f"kbest, k = {TIMED}": []}
     for seed in range(1 if report.settings.quick else 4):
-        W, H = _small(outlier, seed, m, n)
+        W, H = draw(np.random.default_rng([seed, n]), m, n, outlier)
         grid = ql.mse_grid(W, bits)
         ql.exact(W[:1], H, grid=ql.mse_grid(W[:1], bits))  # compiled, and warm
         with ql.num_threads(1):

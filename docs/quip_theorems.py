@@ -6,7 +6,6 @@ drawn from fixed seeds.  A claim that does not hold stops the script.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -75,13 +74,6 @@ def outlier_layer(m: int, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     H = H / H.diagonal().mean() + 1e-2 * np.eye(n)
     W = rng.standard_t(5, (m, n)) * np.exp(0.3 * rng.standard_normal((m, 1)))
     return W * np.exp(0.3 * rng.standard_normal(n)) / np.sqrt(5 / 3), H
-
-
-def demo_layers() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The three layers of the digits network that ships with the package."""
-    with ql.open_problem(Path(ql.__file__).parent / "data" / "digits.h5") as problem:
-        for name in problem.names:
-            yield problem.weight(name), problem.hessian(name)
 
 
 def integers() -> ql.UniformGrid:
@@ -200,15 +192,7 @@ def counterexample(folder: Path) -> str:
     exact, losses = ql.AbsoluteDamp(0.0), []
     grid = ql.UniformGrid(np.ones((1, 1)), np.zeros((1, 1)), bits=2)
     for n in sizes:
-        c = 0.01
-        H = np.ones((n, n)) + np.eye(n)
-        H[-1, -1] = 1
-        H[0, 1:-1] += 2 * c
-        H[1:-1, 0] += 2 * c
-        H[0, -1] += c
-        H[-1, 0] += c
-        H[0, 0] += 4 * c + n * c * c
-        W = np.tile(0.499 + 0.002 * (np.arange(n) % 2), (16, 1))
+        W, H = ql.testing.clamped_counterexample(n, m=16)
         keywords = {"order": "natural", "damp": exact}
         losses.append([
             ql.ldlq(W, H, grid=grid, **keywords).loss / 16,
@@ -342,7 +326,7 @@ def certificates(folder: Path) -> str:
     left.invert_yaxis()
     left.grid(axis="y", visible=False)
     for k, value in enumerate(shares.values()):
-        left.text(value + 0.04, k, f"{value:.2f}", va="center", fontsize=8)
+        left.text(max(value, 1) + 0.04, k, f"{value:.2f}", va="center", fontsize=8)
     for name, color in PALETTE.items():
         right.plot((2, 3, 4), [gaps[b, name] for b in (2, 3, 4)], "-o", ms=4, lw=1.2, color=color,
                    label=name)  # fmt: skip

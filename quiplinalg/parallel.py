@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -82,22 +82,25 @@ def _pool(workers: int, _process: int) -> ThreadPoolExecutor:
 
 
 def run_all(function: Callable[..., Any], tasks: Iterable[tuple]) -> list[Any]:
-    """Call ``function(*task)`` for every task, on `thread_count` threads; results in task order."""
+    """Call ``function(*task)`` for every task, on `thread_count` threads; results in task order.
+
+    Of several errors the first in task order is raised; tasks that have not begun by then never do.
+    """
     tasks = list(tasks)
     workers = min(thread_count(), len(tasks))
     if workers <= 1:
         return [function(*task) for task in tasks]
-    # The pool is per process: after a fork the parent's threads do not exist.
-    futures = [_pool(workers, os.getpid()).submit(function, *task) for task in tasks]
-    results, error = [], None
-    for future in futures:  # wait for all: a task still running owns views of our buffers
-        try:
-            results.append(future.result())
-        except BaseException as raised:
-            error = error or raised
-    if error is not None:
-        raise error
-    return results
+    pool = _pool(workers, os.getpid())  # per process: after a fork the parent's do not exist
+    futures: list[Future] = []
+    try:
+        for task in tasks:
+            futures.append(pool.submit(function, *task))
+        return [future.result() for future in futures]
+    except BaseException:  # Ctrl-C too
+        for future in futures:
+            future.cancel()
+        wait(futures)  # a task still running owns views of our buffers
+        raise
 
 
 _blas_lock = threading.Lock()

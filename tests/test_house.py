@@ -74,10 +74,11 @@ def test_files_are_short_documented_and_say_what_they_export(path):
 
 
 def public():
-    for name in ql.__all__:
-        value = getattr(ql, name)
-        if inspect.isfunction(value) or inspect.isclass(value):
-            yield name, value
+    for module in (ql, ql.testing, ql.theory):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isfunction(value) or inspect.isclass(value):
+                yield name, value
 
 
 def test_every_public_name_is_there_and_in_its_modules_all():

@@ -37,7 +37,8 @@ def options_of(options: Any) -> Draw | None:
     """Return what --certificate asks for, checked before anything is computed; None without it."""
     if options.certificate is None:
         for name in ("rows", "seed", "overwrite"):
-            if getattr(options, name):
+            value = getattr(options, name)
+            if value is not None and value is not False:
                 raise UsageError(f"--{name} needs --certificate; got it alone. Add --certificate")
         return None
     path = options.certificate or _default(options.result)
@@ -47,6 +48,11 @@ def options_of(options: Any) -> Draw | None:
                 f"--certificate must be a file of its own; got {path!r}, the {name} file. "
                 "Choose another name"
             )
+    if path.endswith(".h5"):  # the option takes the next word: often one of the two files
+        raise UsageError(
+            f"--certificate must be a JSON file; got {path!r}. Name the problem and the result "
+            "first, then --certificate"
+        )
     from quiplinalg.errors import InvalidArgumentError
     from quiplinalg.files.atomic import check_target
     from quiplinalg.incoherence.draws import check_seed

@@ -108,6 +108,7 @@ def _result(path: str, as_json: bool) -> None:
             stored += q.bits_per_weight * m * n
             db = decibels(q.loss, energy)
             groups = q.grid.scale.shape[1]
+            share = None if q.mask is None or not q.mask.size else float(q.mask.mean())
             if as_json:
                 emit(
                     "layer", layer=name, shape=[m, n], method=q.method, bits=q.grid.bits,
@@ -115,12 +116,12 @@ def _result(path: str, as_json: bool) -> None:
                     scale_dtype=str(q.grid.scale.dtype), order=q.order, rounding=q.rounding,
                     damp=q.damp, loss=q.loss, loss_db=db, near_tie_rows=q.near_tie_rows,
                     clipped=q.clipped, dead_columns=int(q.dead.size), seed=q.seed,
-                    precision=q.precision,
-                    sparsity=None if q.mask is None or not q.mask.size else float(q.mask.mean()),
+                    precision=q.precision, sparsity=share,
                 )  # fmt: skip
             rows.append(
                 (name, q.method, q.order, f"{m} x {n}", q.grid.scale.dtype, q.grid.bits or "any",
-                 f"{q.bits_per_weight:.3f}", groups, f"{q.loss:.4g}", format_db(db))
+                 f"{q.bits_per_weight:.3f}", groups, "-" if share is None else f"{100 * share:.2f}",
+                 f"{q.loss:.4g}", format_db(db))
             )  # fmt: skip
         size = os.path.getsize(path)
         bits = stored / max(weights, 1)
@@ -131,7 +132,7 @@ def _result(path: str, as_json: bool) -> None:
             )  # fmt: skip
             return
         headers = ("layer", "method", "order", "shape", "scales", "bits", "bits/weight", "groups",
-                   "loss", "loss dB")  # fmt: skip
+                   "pruned %", "loss", "loss dB")  # fmt: skip
         if rows:
             print_table(headers, rows, left=3)
         if pruned:

@@ -13,7 +13,7 @@ from quiplinalg.cli.common import Interrupts, UsageError, emit, fail, progress, 
 if TYPE_CHECKING:
     from quiplinalg.files import ProblemReader, ResultWriter
 
-__all__ = ["attempt", "check_paths", "run_layers", "select_layers"]
+__all__ = ["attempt", "check_paths", "compile_by", "run_layers", "select_layers"]
 
 OneLayer = Callable[[str, Any, Any, "ResultWriter"], dict[str, Any]]
 
@@ -65,6 +65,21 @@ def select_layers(problem: ProblemReader, include: list[str], exclude: list[str]
             "Check --include and --exclude"
         )
     return [name for group in problem.shared() for name in group if name in chosen]
+
+
+def compile_by(function: Callable[[Any, Any], Any], infos: dict[str, Any], n: int) -> None:
+    """Load or compile the kernels by calls at (n, n), so that no layer's seconds have it in them.
+
+    One call for each pair of precisions that W and H come in.
+    """
+    import numpy as np
+
+    kinds = {
+        (info.dtype == np.float64, info.hessian_dtype == np.float64) for info in infos.values()
+    }
+    for pair in sorted(kinds):
+        W, H = (np.eye(n, dtype=np.float64 if wide else np.float32) for wide in pair)
+        function(W, H)
 
 
 class _NothingToWrite(Exception):

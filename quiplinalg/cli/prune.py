@@ -22,7 +22,7 @@ from quiplinalg.cli.common import (
     note,
     print_table,
 )
-from quiplinalg.cli.layers import attempt, check_paths, run_layers, select_layers
+from quiplinalg.cli.layers import attempt, check_paths, compile_by, run_layers, select_layers
 from quiplinalg.cli.settings import damping
 
 if TYPE_CHECKING:
@@ -216,13 +216,14 @@ def _function(options: Any) -> Callable:
 
 
 def _compile(options: Any, keywords: dict[str, Any], infos: dict[str, Any]) -> None:
-    """Load or compile the kernels by small calls, so that no layer's seconds have it in them."""
-    import numpy as np
+    """Compile the kernels: those of a pattern are the same for groups of two."""
+    from quiplinalg.pruning.pattern import parse_pattern
 
-    n = int((options.pattern or "1").rpartition(":")[2]) if options.pattern != "unstructured" else 1
-    for wide in {info.dtype == np.float64 for info in infos.values()}:
-        W = np.eye(n, dtype=np.float64 if wide else np.float32)
-        _function(options)(W, W, **keywords)
+    small = dict(keywords)
+    pattern = parse_pattern(options.pattern, 0, blocks=True)
+    if pattern.size > 1:
+        small |= {"pattern": "1:2" if pattern.quota else "block:2", "sparsity": None}
+    compile_by(partial(_function(options), **small), infos, 2)
 
 
 def _layer(

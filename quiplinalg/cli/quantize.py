@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quiplinalg.cli.common import (
@@ -15,7 +16,7 @@ from quiplinalg.cli.common import (
     emit,
     print_table,
 )
-from quiplinalg.cli.layers import attempt, check_paths, run_layers, select_layers
+from quiplinalg.cli.layers import attempt, check_paths, compile_by, run_layers, select_layers
 from quiplinalg.cli.report import report
 from quiplinalg.cli.settings import add_settings, settings
 
@@ -169,7 +170,9 @@ def _quantize(
     problem: ProblemReader,
     infos: dict[str, Any],
 ) -> int:
-    _compile(chosen["method"], keywords, infos)
+    import quiplinalg
+
+    compile_by(partial(getattr(quiplinalg, chosen["method"]), **keywords), infos, 4)
 
     def one_layer(name: str, W: Any, H: Any, writer: ResultWriter) -> dict[str, Any]:
         return _layer(name, W, H, chosen, keywords, writer)
@@ -179,20 +182,6 @@ def _quantize(
     )
     report(options.output, options.json, done, failed, seconds)
     return OK if not failed else SOME_FAILED if done else FAILED
-
-
-def _compile(method: str, keywords: dict[str, Any], infos: dict[str, Any]) -> None:
-    """Load or compile the kernels by small calls, so that no layer's seconds have it in them."""
-    import numpy as np
-
-    import quiplinalg
-
-    kinds = {
-        (info.dtype == np.float64, info.hessian_dtype == np.float64) for info in infos.values()
-    }
-    for pair in sorted(kinds):
-        W, H = (np.eye(4, dtype=np.float64 if wide else np.float32) for wide in pair)
-        getattr(quiplinalg, method)(W, H, **keywords)
 
 
 def layer_seed(seed: int, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from quiplinalg.cli import certificates
@@ -25,8 +26,8 @@ __all__ = ["ABOUT", "add_arguments", "run"]
 
 ABOUT = {
     "description": "Recompute, from the two files alone and in float64, that every code is the "
-    "rounding of its target, lies on its grid, that pruned weights are zero and the others as they "
-    "should be, and that each stored loss is right.",
+    "rounding of its target, lies on its grid, that pruned weights are zero, in their pattern, and "
+    "the others as they should be, and that each stored loss is right.",
     "epilog": "exit codes: 0 all layers pass, 1 one does not, 4 a file is invalid or the files do "
     "not belong together",
 }
@@ -59,7 +60,7 @@ def run(options: Any) -> int:
     """Run the command."""
     from quiplinalg.errors import FormatError, QuipLinalgError
     from quiplinalg.files import open_problem, open_result
-    from quiplinalg.pruning.verify import verify_pruned
+    from quiplinalg.pruning.verify import pattern_objection, verify_pruned
     from quiplinalg.rounding.verify import verify
 
     draw = certificates.options_of(options)
@@ -67,6 +68,7 @@ def run(options: Any) -> int:
     bad: list[str] = []
     certified: dict[str, Any] = {}
     stopped = searched = 0  # layers of which the codes could not be checked, and why
+    pruned = 0
     with open_problem(options.problem) as problem, open_result(options.result) as result:
         missing = [name for name in result.names if name not in problem.names]
         if missing:
@@ -80,12 +82,17 @@ def run(options: Any) -> int:
                 try:
                     W, H = problem.weight(name), problem.hessian(name)
                     if result.kind(name) == "pruned":
+                        pruned += 1
                         rows.append(_pruned(name, verify_pruned(W, H, result.pruned(name)),
                                             options.json, bad))  # fmt: skip
                         bar.update()
                         continue
                     layer = result.layer(name)
                     found = verify(W, H, layer)
+                    pattern = result.attributes(name).get("mask_pattern")
+                    if found.ok and layer.mask is not None and isinstance(pattern, str):
+                        broken = pattern_objection(layer.mask, pattern)
+                        found = replace(found, ok=not broken, reason=broken or found.reason)
                 except FormatError:
                     raise
                 except QuipLinalgError as error:
@@ -134,6 +141,8 @@ def run(options: Any) -> int:
             )
         if written is not None:
             certificates.print_figures(certified, written)
+            if pruned:
+                print(f"no certificate for {pruned} pruned layers: their weights are on no grid")
     for line in bad:
         fail(line)
     if bad:

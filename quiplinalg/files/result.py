@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
 
 from quiplinalg.errors import DTypeError, FormatError, InvalidArgumentError
+from quiplinalg.files.checked import CheckedReader
 from quiplinalg.files.elements import (
     attribute_names,
     check_encoding,
-    checksum,
-    read_array,
     read_attribute,
     require_attribute,
 )
@@ -23,14 +22,11 @@ from quiplinalg.files.guard import (
     has_link,
     leaves,
     open_dataset,
-    open_file,
-    open_group,
 )
 from quiplinalg.files.measure import Limits
 from quiplinalg.files.reader import layer_names
 from quiplinalg.files.result_layout import (
     CANDIDATES,
-    CHECKSUM,
     DATASETS,
     DEFAULTS,
     GRID_SCALARS,
@@ -40,7 +36,6 @@ from quiplinalg.files.result_layout import (
     PRUNED_SCALARS,
     RESERVED,
     is_processing,
-    layer_checksum,
     layer_objection,
     mask_objection,
     pruned_objection,
@@ -54,7 +49,7 @@ from quiplinalg.results import Quantized
 __all__ = ["ResultReader", "open_result"]
 
 
-class ResultReader:
+class ResultReader(CheckedReader):
     """Read a result file; made by :func:`open_result`.
 
     Attributes
@@ -64,17 +59,12 @@ class ResultReader:
         Every layer, in name order.
     """
 
-    def __init__(self, path: str | os.PathLike, limits: Limits | None = None):
-        self.path = os.fspath(path)
-        self._limits = limits or Limits()
-        self._file = open_file(path)
-        try:
-            with format_errors(self.path):
-                check_encoding(self._file, "quiplinalg-result")
-                self.names: tuple[str, ...] = layer_names(self._file, self._limits, KINDS)
-        except BaseException:
-            self._file.close()
-            raise
+    _encoding = "quiplinalg-result"
+    _top, _entry_name, _entries = "layers", "layer", "layers"
+    _again = "quantise the layer again"
+
+    def _list(self) -> tuple[str, ...]:
+        return layer_names(self._file, self._limits, KINDS)
 
     def kind(self, name: str) -> str:
         """Say what a layer is, "quantized" (read it by `layer`) or "pruned" (by `pruned`)."""
@@ -155,13 +145,7 @@ class ResultReader:
 
     def _group(self, name: str, encoding: str | None = None) -> h5py.Group:
         """The group of a layer, of one kind or of any, its attributes checked."""
-        if name not in self.names:
-            raise FormatError(
-                f"expected layer {name!r}; got {len(self.names)} other layers. See .names",
-                self.path,
-                f"layers/{name}",
-            )
-        group = open_group(self._file, f"layers/{name}", self._limits)
+        group = self._checked_group(name)
         found = read_attribute(group, "encoding-type", str)
         if encoding is not None and found in KINDS and found != encoding:
             raise FormatError(
@@ -171,29 +155,14 @@ class ResultReader:
                 group.name,
             )
         check_encoding(group, found if found in KINDS else "layer")
-        parts = [key for key, _ in leaves(group, self._limits, lambda _: True)]
-        if read_attribute(group, CHECKSUM, int) != layer_checksum(name, group, parts):
-            raise FormatError(
-                f"expected attributes with their checksum {CHECKSUM}; got others. "
-                "Copy the file again, or quantise the layer again",
-                self.path,
-                group.name,
-            )
         return group
 
     def _read(self, group: h5py.Group, key: str, dtype: Any = None) -> np.ndarray:
         dataset = open_dataset(group, key, self._limits)
-        array = read_array(dataset)
+        array = self._checked_array(dataset)
         if dtype is not None and array.dtype != dtype:
             raise FormatError(
                 f"expected {np.dtype(dtype)}; got {array.dtype}", self.path, dataset.name
-            )
-        if read_attribute(dataset, "crc32", int) != checksum(array):
-            raise FormatError(
-                "expected data with their checksum crc32; got others. Copy the file again, or "
-                "quantise the layer again",
-                self.path,
-                dataset.name,
             )
         return array
 
@@ -256,19 +225,6 @@ class ResultReader:
             value = read(group, key, kind)
             found[field] = DEFAULTS.get(key) if value is None else value
         return found
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"ResultReader({self.path!r}, {len(self.names)} layers)"
 
 
 def open_result(path: str | os.PathLike, *, limits: Limits | None = None) -> ResultReader:

@@ -139,7 +139,7 @@ class ResultWriter(AtomicWriter):
             arrays |= parts_of_it
         if quantized.candidates:
             marks[CANDIDATES] = json.dumps(dict(quantized.candidates))
-        mask = quantized.mask
+        mask = None if quantized.mask is None else np.asarray(quantized.mask)
         problem = layer_objection(codes, grid, arrays.get("permutation"), arrays["dead"])
         problem = problem or mask_objection(mask, codes.shape)
         if problem:

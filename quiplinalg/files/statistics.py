@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
 
 from quiplinalg.errors import DTypeError, FormatError, InvalidArgumentError
+from quiplinalg.files.checked import CheckedReader
 from quiplinalg.files.elements import (
-    attribute_names,
     check_encoding,
     checksum,
     make_group,
-    read_array,
     read_attribute,
     require_attribute,
     set_attributes,
@@ -27,7 +26,6 @@ from quiplinalg.files.guard import (
     has_link,
     leaves,
     open_dataset,
-    open_file,
     open_group,
 )
 from quiplinalg.files.measure import Limits
@@ -144,7 +142,7 @@ class StatisticsWriter(AtomicWriter):
             set_attributes(group, **{CHECKSUM: layer_checksum(name, group, sorted(group))})
 
 
-class StatisticsReader:
+class StatisticsReader(CheckedReader):
     """Read a statistics file; made by :func:`open_statistics`.
 
     Attributes
@@ -154,17 +152,9 @@ class StatisticsReader:
         Every entry, in name order.
     """
 
-    def __init__(self, path: str | os.PathLike, limits: Limits | None = None):
-        self.path = os.fspath(path)
-        self._limits = limits or Limits()
-        self._file = open_file(path)
-        try:
-            with format_errors(self.path):
-                check_encoding(self._file, "quiplinalg-statistics")
-                self.names: tuple[str, ...] = self._list()
-        except BaseException:
-            self._file.close()
-            raise
+    _encoding = "quiplinalg-statistics"
+    _top, _entry_name, _entries = "statistics", "entry", "entries"
+    _again = "accumulate again"
 
     def info(self, name: str) -> StatisticsInfo:
         """Describe an entry; no array is read."""
@@ -230,23 +220,8 @@ class StatisticsReader:
 
     def _entry(self, name: str) -> tuple[h5py.Group, str, dict[str, Any]]:
         """The group of an entry, its kind and its scalars, all checked."""
-        if name not in self.names:
-            raise FormatError(
-                f"expected entry {name!r}; got {len(self.names)} other entries. See .names",
-                self.path,
-                f"statistics/{name}",
-            )
-        group = open_group(self._file, f"statistics/{name}", self._limits)
+        group = self._checked_group(name)
         check_encoding(group, "statistics")
-        parts = [key for key, _ in leaves(group, self._limits, lambda _: True)]
-        attribute_names(group)
-        if read_attribute(group, CHECKSUM, int) != layer_checksum(name, group, parts):
-            raise FormatError(
-                f"expected attributes with their checksum {CHECKSUM}; got others. "
-                "Copy the file again, or accumulate again",
-                self.path,
-                group.name,
-            )
         kind = require_attribute(group, "kind", str)
         units = {key: require_attribute(group, key, str) for key in _UNITS}
         if kind not in KINDS or units != _UNITS:
@@ -284,14 +259,7 @@ class StatisticsReader:
                     self.path,
                     dataset.name,
                 )
-            array = read_array(dataset)
-            if read_attribute(dataset, "crc32", int) != checksum(array):
-                raise FormatError(
-                    "expected data with their checksum crc32; got others. Copy the file again, or "
-                    "accumulate again",
-                    self.path,
-                    dataset.name,
-                )
+            array = self._checked_array(dataset)
             arrays[key] = unpack_lower(array, n) if key == "second" else array
         return arrays
 
@@ -300,19 +268,6 @@ class StatisticsReader:
             return kind.from_parts(scalars, arrays)  # type: ignore[attr-defined]
         except InvalidArgumentError as error:
             raise FormatError(f"expected sums; {error}", self.path, group.name) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"StatisticsReader({self.path!r}, {len(self.names)} entries)"
 
 
 def open_statistics(path: str | os.PathLike, *, limits: Limits | None = None) -> StatisticsReader:

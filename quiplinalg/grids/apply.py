@@ -9,10 +9,19 @@ from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import Kernels
 from quiplinalg.parallel import run_all
 
-__all__ = ["check_range", "clip_to_range", "dequantize", "round_to_grid", "tie_tolerance"]
+__all__ = [
+    "check_range",
+    "check_reached",
+    "clip_to_range",
+    "code_ends",
+    "dequantize",
+    "round_to_grid",
+    "tie_tolerance",
+]
 
 _ROWS = 64
-_LARGEST_CODE = 2.0**30  # of a weight; feedback may move its target, but not as far again
+_LARGEST_CODE = 2.0**30  # of a weight
+_LAST_CODE = 2.0**31 - 2.0**7  # of a target, which feedback may move any distance; float32 has it
 
 
 def tie_tolerance(n: int, dtype: np.dtype) -> float:
@@ -31,6 +40,21 @@ def check_range(W: np.ndarray, grid: UniformGrid | None) -> None:
         raise InvalidArgumentError(
             f"grid must have steps so large that codes fit in int32; got codes of {largest:.3g} "
             f"for the largest weight, {peaks.max():.3g}. Raise its scale."
+        )
+
+
+def code_ends(bits: int | None) -> tuple[float, float]:
+    """Return the first and the last code: of an unbounded grid those that int32 can hold."""
+    return (-_LAST_CODE, _LAST_CODE) if bits is None else (0.0, 2.0**bits - 1)
+
+
+def check_reached(bits: int | None, clipped: float) -> None:
+    """Raise where feedback led targets of an unbounded grid beyond its `code_ends`."""
+    if bits is None and clipped:
+        raise InvalidArgumentError(
+            "grid must have steps so large that codes fit in int32; got one that feedback leads "
+            f"beyond them in {int(clipped)} places. Raise its scale, damp H more, or try another "
+            "order."
         )
 
 

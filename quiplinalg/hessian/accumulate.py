@@ -12,7 +12,7 @@ import numpy as np
 from quiplinalg.arguments import suggest_keywords
 from quiplinalg.errors import ConditioningWarning, InvalidArgumentError
 from quiplinalg.hessian.diagnostics import HessianDiagnostics, diagnose
-from quiplinalg.hessian.products import add_product, mirror, weighted, widen
+from quiplinalg.hessian.products import add_product, mirror, weighted, widen, zeros
 from quiplinalg.hessian.tokens import Chunk, TokenBuffer, read_tokens
 from quiplinalg.incoherence.draws import check_size
 
@@ -91,10 +91,12 @@ class Hessian:
     many again for what is returned), a chunk of 16384 n (float32: 2048 n) bytes, and 4 MB a thread.
 
     With u = 2^-24, float32 products are within 513 u = 3.1e-5 of sum |x_i x_j| of the exact sum,
-    for any data (514 u with weights); float64 sums add 2^-53 of it for each chunk.  Sums of small
-    integers are exact.  Chunks whose products could leave the range of float32 are taken in
-    float64.  One object is not for several threads at once: give each its own, and merge.  After
-    an interrupted `add` (Ctrl-C), a part of its batch may have been added.
+    for any data (514 u with weights), and 2^-100 a token more where products fall below the range
+    of float32; float64 sums add 2^-53 of it for each chunk.  Sums of small integers are exact.
+    Chunks whose largest products could leave the range of float32 are taken in float64.  Squares
+    of inputs below 2^-511 leave that of float64: an input that is never larger counts as dead.  One
+    object is not for several threads at once: give each its own, and merge.  After an interrupted
+    `add` (Ctrl-C), a part of its batch may have been added.
 
     Examples
     --------
@@ -118,7 +120,7 @@ class Hessian:
         self._precision = precision
         self._buffer = TokenBuffer(self.n, 1, precision)
         first = np.zeros(self.n) if track_mean else None
-        self._sums = Sums(np.zeros((self.n, self.n)), first)
+        self._sums = Sums(zeros(self.n), first)
 
     @property
     def weight(self) -> float:

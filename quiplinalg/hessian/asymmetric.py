@@ -7,8 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.arrays import as_matrix, check_finite
-from quiplinalg.errors import ConditioningWarning, InvalidArgumentError
+from quiplinalg.arguments import suggest_keywords
+from quiplinalg.arrays import as_matrix, check_finite, to_numpy
+from quiplinalg.errors import (
+    ConditioningWarning,
+    InvalidArgumentError,
+    NotPositiveDefiniteError,
+)
 from quiplinalg.factor.damping import AbsoluteDamp
 from quiplinalg.factor.udu import udu
 from quiplinalg.kernels.record import select
@@ -21,6 +26,7 @@ __all__ = ["shift_target"]
 _ROWS = 256
 
 
+@suggest_keywords()
 def shift_target(W: Any, G: Any, H_tilde: Any, *, damp: float | str | AbsoluteDamp = 0.01) -> Any:
     """Return the weight whose outputs on a quantised network's inputs are nearest to the original.
 
@@ -53,7 +59,7 @@ def shift_target(W: Any, G: Any, H_tilde: Any, *, damp: float | str | AbsoluteDa
     ------
     InvalidArgumentError, NonFiniteError, DTypeError
         Shapes that do not fit; NaN or infinity; not real floating arrays; H_tilde not symmetric,
-        or an input dead in H_tilde but not in G.
+        or an input dead in H_tilde but not in G; W* beyond the range of the dtype of W.
     NotPositiveDefiniteError
         H_tilde with its damping is not positive definite.
 
@@ -118,7 +124,11 @@ def shift_target(W: Any, G: Any, H_tilde: Any, *, damp: float | str | AbsoluteDa
         H = H[np.ix_(live, live)]
     if not live.size or not out.shape[0]:
         return restore(out)
-    factor = udu(H, damp=damp)
+    try:
+        factor = udu(H, damp=damp)
+    except NotPositiveDefiniteError as error:
+        index = int(live[error.index])
+        raise NotPositiveDefiniteError(index, error.pivot, error.remedy, "H_tilde") from error
     if factor.D.min() <= n * np.finfo(np.float64).eps * H.diagonal().max():
         warnings.warn(
             f"H_tilde with damp={factor.damp:.3g} is singular to working precision (a pivot of "
@@ -136,4 +146,12 @@ def shift_target(W: Any, G: Any, H_tilde: Any, *, damp: float | str | AbsoluteDa
     weights = out.copy()
     with single_blas_thread():
         run_all(shift, [(i,) for i in range(0, out.shape[0], _ROWS)])
+    largest = np.abs(out).max()
+    with np.errstate(over="ignore"):
+        fits = np.isfinite(to_numpy(restore(np.full(1, largest)), "W*").astype(np.float64)).all()
+    if not fits:
+        raise InvalidArgumentError(
+            f"W* must fit into the dtype of W; got a largest element of {largest:.3g}. Raise damp, "
+            "or pass W in float32."
+        )
     return restore(out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from quiplinalg.arguments import suggest_keywords
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.hessian.accumulate import PRECISIONS, Hessian, Sums
-from quiplinalg.hessian.products import add_product, weighted, widen
+from quiplinalg.hessian.products import add_product, weighted, widen, zeros
 from quiplinalg.hessian.tokens import Chunk, TokenBuffer, read_tokens
 from quiplinalg.incoherence.draws import check_size
 
@@ -63,8 +63,8 @@ class CrossMoment:
         self.count = 0
         self._precision = precision
         self._buffer = TokenBuffer(self.n, 2, precision)
-        self._cross = np.zeros((self.n, self.n))
-        self._sums = Sums(np.zeros((self.n, self.n)), None)
+        self._cross = zeros(self.n)
+        self._sums = Sums(zeros(self.n), None)
 
     @property
     def weight(self) -> float:
@@ -189,12 +189,12 @@ def _add(cross: np.ndarray, sums: Sums, chunk: Chunk) -> None:
     sums.add(chunk, 1)
 
 
-def merge_statistics(parts: Sequence[Statistics]) -> Statistics:
+def merge_statistics(parts: Iterable[Statistics]) -> Statistics:
     """Add up the accumulators of the shards of one layer, in the order given.
 
     Parameters
     ----------
-    parts : sequence of Hessian, or of CrossMoment
+    parts : iterable of Hessian, or of CrossMoment
         At least one; not changed.
 
     Returns
@@ -224,8 +224,13 @@ def merge_statistics(parts: Sequence[Statistics]) -> Statistics:
     array([[10., 14.],
            [14., 20.]])
     """
-    if not parts:
-        raise InvalidArgumentError("parts must hold one accumulator or more; got none.")
+    parts = list(parts) if isinstance(parts, Iterable) else [parts]
+    if not parts or not isinstance(parts[0], Hessian | CrossMoment):
+        got = type(parts[0]).__name__ if parts else "none"
+        raise InvalidArgumentError(
+            f"parts must hold one Hessian or CrossMoment, or more; got {got}. Pass a list of the "
+            "accumulators of the shards."
+        )
     total = parts[0].copy()
     for part in parts[1:]:
         total.merge(part)

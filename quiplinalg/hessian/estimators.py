@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from quiplinalg.arguments import suggest_keywords
 from quiplinalg.hessian.operator import Operator, check_count, standard_error
 from quiplinalg.parallel import single_blas_thread
 
@@ -38,6 +39,7 @@ class DiagonalEstimate:
     products: int
 
 
+@suggest_keywords({"samples": ("probes",), "num_samples": ("probes",)})
 def hutchinson(
     product: Callable[[Any], Any],
     n: int,
@@ -97,6 +99,7 @@ def hutchinson(
     return TraceEstimate(float(samples.mean()), float(standard_error(samples)), operator.products)
 
 
+@suggest_keywords({"samples": ("products",), "num_samples": ("products",)})
 def hutch_pp(
     product: Callable[[Any], Any],
     n: int,
@@ -162,6 +165,7 @@ def hutch_pp(
     return TraceEstimate(inside + float(samples.mean()), error, operator.products)
 
 
+@suggest_keywords({"samples": ("probes",), "num_samples": ("probes",)})
 def hutchinson_diagonal(
     product: Callable[[Any], Any],
     n: int,

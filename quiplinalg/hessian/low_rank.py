@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from quiplinalg.arguments import suggest_keywords
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.hessian.operator import Operator, check_count, standard_error
 from quiplinalg.parallel import single_blas_thread
@@ -49,6 +50,7 @@ class LowRankEstimate:
         return (self.vectors * self.values) @ self.vectors.T
 
 
+@suggest_keywords()
 def low_rank(
     product: Callable[[Any], Any],
     n: int,
@@ -106,7 +108,9 @@ def low_rank(
     operator = Operator(product, n, seed, like, blocks)
     wanted = check_count(rank, "rank", 1)
     if wanted > operator.n:
-        raise InvalidArgumentError(f"rank must be at most n={operator.n}; got rank={rank}.")
+        raise InvalidArgumentError(
+            f"rank must be at most n={operator.n}; got rank={rank}. Lower it."
+        )
     width = min(wanted + check_count(oversample, "oversample", 0), operator.n)
     with single_blas_thread():
         Q, _ = np.linalg.qr(operator(operator.probes(width)))

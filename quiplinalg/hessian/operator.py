@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arrays import check_finite, to_numpy
-from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.errors import DTypeError, InvalidArgumentError
 from quiplinalg.incoherence.draws import check_seed, check_size, signs
 from quiplinalg.restore import like as restored_like
 
@@ -19,6 +19,11 @@ class Operator:
     """A callable v -> A v, or V -> A V, as NumPy float64 blocks; it counts."""
 
     def __init__(self, product: Callable[[Any], Any], n: Any, seed: Any, like: Any, blocks: bool):
+        if not callable(product):
+            raise DTypeError(
+                f"product must be a callable that returns A v; got {type(product).__name__}. Pass "
+                "lambda v: A @ v for a matrix A."
+            )
         self.n, self.seed = check_size(n), check_seed(seed)
         self.product, self.blocks = product, blocks
         self.restore = (lambda a: a) if like is None else restored_like(like)
@@ -33,10 +38,10 @@ class Operator:
         count = V.shape[1]
         self.products += count
         if self.blocks:
-            return self._read(self.product(self.restore(np.ascontiguousarray(V))), V.shape)
+            return self._read(self.product(self.restore(V.copy(order="C"))), V.shape)
         out = np.empty(V.shape)
         for j in range(count):
-            v = np.ascontiguousarray(V[:, j])
+            v = V[:, j].copy()  # its own: a product may work in place
             out[:, j] = self._read(self.product(self.restore(v)), v.shape)
         return out
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.arguments import as_float
+from quiplinalg.arguments import as_float, suggest_keywords
 from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
 from quiplinalg.factor.update.exact import inverse_of
 from quiplinalg.factor.update.inverse import woodbury
@@ -40,6 +40,7 @@ class RefreshedInverse:
     damp: float
 
 
+@suggest_keywords()
 def refresh_inverse(
     Hinv: Any, X: Any, *, count: int | None = None, damp: float = 0.0
 ) -> RefreshedInverse:
@@ -69,7 +70,8 @@ def refresh_inverse(
     InvalidArgumentError, NonFiniteError, DTypeError
         Shapes or counts that do not fit; NaN or infinity; not real floating arrays.
     NotPositiveDefiniteError
-        Hinv is not positive definite.
+        Hinv turns out not to be positive definite.  That is looked at where it is needed only: in
+        I + X Hinv X^T for k < n.
 
     Notes
     -----
@@ -100,11 +102,11 @@ def refresh_inverse(
     tokens = rows.astype(np.float64)
     k = tokens.shape[0]
     if count is not None and (
-        isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1
+        isinstance(count, bool) or not isinstance(count, int | np.integer) or not 0 < count < 2**63
     ):
         raise InvalidArgumentError(
-            f"count must be the number of tokens in the mean, at least 1; got count={count!r}. "
-            "Leave it at None where Hinv is the inverse of a sum."
+            f"count must be the number of tokens in the mean, from 1 to 2**63 - 1; got "
+            f"count={count!r}. Leave it at None where Hinv is the inverse of a sum."
         )
     if not 0 <= as_float(damp) < np.inf:
         raise InvalidArgumentError(

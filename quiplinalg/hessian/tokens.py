@@ -13,13 +13,24 @@ from quiplinalg.arrays import check_finite, to_numpy
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.parallel import run_all
 
-__all__ = ["CHUNK", "LARGEST_INPUT", "LARGEST_WEIGHT", "Chunk", "TokenBuffer", "read_tokens"]
+__all__ = [
+    "CHUNK",
+    "LARGEST_INPUT",
+    "LARGEST_WEIGHT",
+    "LEAST_WEIGHT",
+    "Chunk",
+    "TokenBuffer",
+    "read_tokens",
+]
 
 #: Tokens of a product.  In float32 the length of its sums bounds the error; in float64 long sums
 #: save passes over the matrix.
 CHUNK = {np.dtype(np.float32): 512, np.dtype(np.float64): 2048}
-LARGEST_INPUT = 2.0**480  # squares, and sums of 2**60 of them, stay below the end of float64
+LARGEST_INPUT = (
+    2.0**450
+)  # weighted squares, and sums of 2**60 of them, are below the end of float64
 LARGEST_WEIGHT = 2.0**60
+LEAST_WEIGHT = 2.0**-500  # squares of weights are summed too
 _PIECE = 1 << 18  # elements converted and checked at a time: they stay in a core's cache
 
 
@@ -83,11 +94,11 @@ def _read_weights(weights: Any, shape: tuple[int, ...]) -> np.ndarray:
         )
     flat = array.reshape(-1).astype(np.float64)
     check_finite(flat, "weights")
-    if flat.size and not (flat.min() >= 0 and flat.max() <= LARGEST_WEIGHT):
-        worst = flat.min() if flat.min() < 0 else flat.max()
+    bad = flat[(flat != 0) & ~((flat >= LEAST_WEIGHT) & (flat <= LARGEST_WEIGHT))]
+    if bad.size:
         raise InvalidArgumentError(
-            f"weights must be from 0 to 2**60; got a weight of {worst:g}. Weights are relative: "
-            "scale them to a mean of 1, and leave tokens out with 0."
+            f"weights must be 0, or from 2**-500 to 2**60; got a weight of {bad[0]:g}. Weights are "
+            "relative: scale them to a mean of 1, and leave tokens out with 0."
         )
     return flat
 
@@ -104,7 +115,7 @@ def _check_rows(rows: np.ndarray, name: str, batch: np.ndarray, live: np.ndarray
         check_finite(batch if _is_wide(batch.dtype) else batch.astype(np.float32), name)
     if not largest <= LARGEST_INPUT:
         raise InvalidArgumentError(
-            f"{name} must be at most 2**480 in size, so that its squares are float64; got "
+            f"{name} must be at most 2**450 in size, so that sums of its squares are float64; got "
             f"{largest:.3g}. Scale {name} down."
         )
 

@@ -155,10 +155,11 @@ def _find_turns(row, j, D, X, sign, scale, turns, pivot):
     """
     old = np.float64(D[j]) if D.size else np.float64(row[j])
     new = old
-    pivot[0] = old if D.size else old * old
+    pivot[0] = old
     for p in range(X.shape[0]):
         x = np.float64(X[p, j])
-        pivot[0] += sign * (x / scale[p] * x)
+        pivot[0] += sign * (x / (scale[p] if D.size else old) * x)
+    pivot[0] *= 1 if D.size else old  # last, so that it does not become infinity minus infinity
     for p in range(X.shape[0]):
         x, t = np.float64(X[p, j]), scale[p]
         if D.size:
@@ -186,9 +187,9 @@ def _find_turns(row, j, D, X, sign, scale, turns, pivot):
         turns[p, 0], turns[p, 1], turns[p, 2], turns[p, 3] = a, b, e, f
     if D.size:
         D[j] = new
-    else:
-        row[j] = new
-    return True
+        return 0 < D[j] < np.inf  # in float32 too
+    row[j] = new
+    return 0 < row[j] < np.inf
 
 
 @jit(cache=False)

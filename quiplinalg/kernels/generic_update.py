@@ -55,10 +55,12 @@ def update_factor(source, origin, out, target, D, X, sign, found):
             heads = X[m, :, j].astype(np.float64)
             with np.errstate(all="ignore"):
                 turns, new = _find_turns(old, heads, D.shape[1] > 0, sign, scale)
-                squares = heads / scale * heads
-            if turns is None:
+                squares = heads / (scale if D.shape[1] else old) * heads
+                stored = X.dtype.type(new)
+                left = (old + sign * squares.sum()) * (1 if D.shape[1] else old)
+            if turns is None or not 0 < stored < np.inf:
                 failed[m] = j
-                pivot[m] = (old if D.shape[1] else old * old) + sign * squares.sum()
+                pivot[m] = left
                 break
             for p, (a, b, e, f) in enumerate(turns[:, :4].astype(X.dtype)):
                 row, x = R[j, j + 1 :].copy(), X[m, p, j + 1 :]

@@ -14,7 +14,13 @@ from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import select
 from quiplinalg.losses import proxy_loss
 from quiplinalg.parallel import run_all, single_blas_thread
-from quiplinalg.pruning.pattern import check_budget, check_sparsity, count_of, parse_pattern
+from quiplinalg.pruning.pattern import (
+    check_budget,
+    check_scale,
+    check_sparsity,
+    count_of,
+    parse_pattern,
+)
 from quiplinalg.pruning.refit import refit_columns
 from quiplinalg.pruning.result import Pruned, PruneTrace
 from quiplinalg.restore import like
@@ -109,6 +115,7 @@ def prune_columns(
     weight = work_matrix(W)
     hessian = symmetric_matrix(H, "H", kernels)
     check_shapes(weight, hessian)
+    check_scale(weight, hessian)
     m, n = weight.shape
     budget = check_budget(loss_budget)
     most = _most(sparsity, count, budget, n)

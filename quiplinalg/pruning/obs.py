@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,11 @@ from quiplinalg.factor.tiled import REMEDY
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.losses import proxy_loss
-from quiplinalg.parallel import run_all, thread_count
+from quiplinalg.parallel import run_all
 from quiplinalg.pruning.choice import choose_steps, steps_within, taken_mask
 from quiplinalg.pruning.pattern import (
     check_budget,
+    check_scale,
     check_sparsity,
     count_of,
     parse_pattern,
@@ -125,6 +125,7 @@ def obs_prune(
     weight = work_matrix(W)
     hessian = symmetric_matrix(H, "H", kernels)
     check_shapes(weight, hessian)
+    check_scale(weight, hessian)
     m, n = weight.shape
     found = parse_pattern(pattern, n, blocks=True)
     budget = check_budget(loss_budget, found)
@@ -171,15 +172,15 @@ def _blocks(
     """The whole trace of each row in blocks: the first column and the cost of each step."""
     m, n = weight.shape
     order, costs = np.empty((m, n // size), np.int32), np.empty((m, n // size))
-    pieces = min(m, 4 * thread_count())
-    edges = [m * i // max(pieces, 1) for i in range(pieces + 1)]
 
-    def part(a: int, b: int) -> int:
+    def part(i: int) -> int:
         work = np.empty((n + size + 1, n))
-        failed = kernels.eliminate_blocks(weight[a:b], Hinv, size, work, order[a:b], costs[a:b])
-        return -1 if failed < 0 else a + failed
+        row = slice(i, i + 1)
+        failed = kernels.eliminate_blocks(weight[row], Hinv, size, work, order[row], costs[row])
+        return -1 if failed < 0 else i
 
-    failed = [row for row in run_all(part, pairwise(edges)) if row >= 0]
+    # a row at a time, so that Ctrl-C need not wait for more
+    failed = [row for row in run_all(part, [(i,) for i in range(m)]) if row >= 0]
     if failed:
         row = failed[0]
         raise NotPositiveDefiniteError(

@@ -15,6 +15,7 @@ import numpy as np
 
 from quiplinalg.factor.damping import AbsoluteDamp, damped
 from quiplinalg.factor.orders import factor_in_order
+from quiplinalg.grids.apply import check_reached, code_ends
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import PANEL, Kernels
 from quiplinalg.parallel import run_all, thread_count
@@ -79,6 +80,8 @@ def one_pass(
         run.rows_at_a_time()
     else:
         run.blocks_at_a_time(sparsity)
+    if grid is not None:
+        check_reached(grid.bits, run.row_clipped.sum())
     return OnePass(
         values=run.values,
         mask=run.mask,
@@ -100,10 +103,8 @@ class _Pass:
         (m, n), kind = plan.W.shape, plan.W.dtype
         self.mask = np.zeros((m, n), np.bool_)
         self.values = np.empty((m, n), kind if grid is None else grid.code_dtype)
-        self.low, self.high = kind.type(-np.inf), kind.type(np.inf)
-        if grid is not None and grid.bits is not None:
-            self.low, self.high = kind.type(0), kind.type(grid.maxq)
-        shape = (m, 0 if grid is None else plan.groups)
+        self.low, self.high = (kind.type(e) for e in code_ends(None if grid is None else grid.bits))
+        shape = (m, 0 if grid is None else grid.scale.shape[1])
         scale, zero = (grid.scale, grid.zero) if grid is not None else (np.empty((1, 0)),) * 2
         self.scale = np.broadcast_to(scale.astype(kind, copy=False), shape)
         self.zero = np.broadcast_to(zero.astype(kind, copy=False), shape)

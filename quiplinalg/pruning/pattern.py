@@ -10,7 +10,14 @@ import numpy as np
 from quiplinalg.arguments import as_float
 from quiplinalg.errors import InvalidArgumentError
 
-__all__ = ["Pattern", "check_budget", "check_sparsity", "count_of", "parse_pattern"]
+__all__ = [
+    "Pattern",
+    "check_budget",
+    "check_scale",
+    "check_sparsity",
+    "count_of",
+    "parse_pattern",
+]
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,23 @@ def check_budget(budget: Any, pattern: Pattern | None = None) -> float | None:
             f"go; got loss_budget={budget!r}. Leave one of them out."
         )
     return value
+
+
+def check_scale(weight: np.ndarray, hessian: np.ndarray) -> None:
+    """Raise where losses of removals, or tr(W H W^T), would over- or underflow in float64."""
+    peak = float(max(weight.max(initial=0), -weight.min(initial=0)))
+    largest = float(hessian.diagonal().max(initial=0))
+    limits = np.finfo(np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        square = np.float64(peak) ** 2
+        most = square * max(largest, 1.0) * weight.size * weight.shape[1]
+        least = square * min(largest, 1.0)
+    if not (most <= limits.max and least >= limits.tiny / limits.eps) and peak and largest:
+        raise InvalidArgumentError(
+            "W must have weights whose squares, and these times the diagonal of H, float64 can "
+            f"hold; got weights up to {peak:.3g} and a diagonal up to {largest:.3g}. Multiply W or "
+            "H by a power of two: the mask does not depend on it."
+        )
 
 
 def count_of(share: float, total: int) -> int:

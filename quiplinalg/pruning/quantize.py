@@ -18,8 +18,8 @@ from quiplinalg.kernels.record import select
 from quiplinalg.losses import proxy_loss
 from quiplinalg.pruning.obs import obs_prune
 from quiplinalg.pruning.one_pass import one_pass
-from quiplinalg.pruning.pattern import check_sparsity, parse_pattern
-from quiplinalg.pruning.sparsegpt import check_one_pass
+from quiplinalg.pruning.pattern import check_scale, check_sparsity, parse_pattern
+from quiplinalg.pruning.sparsegpt import ALIASES, check_block, check_one_pass
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.driver import grid_before
@@ -33,7 +33,7 @@ __all__ = ["prune_quantize"]
 _METHODS = ("sparsegpt", "obs")
 
 
-@suggest_keywords()
+@suggest_keywords(ALIASES)
 def prune_quantize(
     W: Any,
     H: Any,
@@ -139,6 +139,7 @@ BackendUnavailableError
     )  # fmt: skip
     if method == "obs":
         order = "act" if order is None else order
+        check_block(block)
         if order != "greedy":
             check_order(order)
         mask = obs_prune(W, H, sparsity, pattern=pattern, damp=damp, backend=backend).mask
@@ -152,6 +153,7 @@ BackendUnavailableError
     weight = work_matrix(W)
     hessian = symmetric_matrix(H, "H", kernels)
     check_shapes(weight, hessian)
+    check_scale(weight, hessian)
     m, n = weight.shape
     found = parse_pattern(pattern, n, blocks=False)
     share = check_sparsity(sparsity, found)

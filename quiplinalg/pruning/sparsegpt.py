@@ -14,13 +14,26 @@ from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import select
 from quiplinalg.losses import proxy_loss
 from quiplinalg.pruning.one_pass import one_pass
-from quiplinalg.pruning.pattern import Pattern, check_sparsity, parse_pattern
+from quiplinalg.pruning.pattern import Pattern, check_scale, check_sparsity, parse_pattern
 from quiplinalg.pruning.result import Pruned
 from quiplinalg.restore import like
 from quiplinalg.rounding.plan import check_shapes
 from quiplinalg.symmetric import symmetric_matrix
 
-__all__ = ["check_one_pass", "sparsegpt"]
+__all__ = ["ALIASES", "check_block", "check_one_pass", "sparsegpt"]
+
+_BLOCK = "block (columns whose mask is chosen together; changes the result)"
+_PATTERN = 'pattern="2:4" (2 of each 4 weights stay)'
+#: Names of SparseGPT's code.
+ALIASES = {
+    "blocksize": (_BLOCK, "group_size (columns that share a scale; changes the result)"),
+    "block_size": (_BLOCK, "group_size (columns that share a scale; changes the result)"),
+    "prunen": (_PATTERN,),
+    "prunem": (_PATTERN,),
+    "prune_n": (_PATTERN,),
+    "prune_m": (_PATTERN,),
+    "sparsity_ratio": ("sparsity",),
+}
 
 
 def check_one_pass(order: Any, block: Any, pattern: Pattern) -> None:
@@ -31,6 +44,11 @@ def check_one_pass(order: Any, block: Any, pattern: Pattern) -> None:
             f"order must be 'natural' with pattern={pattern.name!r}, whose groups are consecutive "
             f"columns; got order={order!r}. Another order needs an unstructured pattern."
         )
+    check_block(block)
+
+
+def check_block(block: Any) -> None:
+    """Raise InvalidArgumentError unless ``block`` is a number of columns."""
     whole = isinstance(block, (int, np.integer)) and not isinstance(block, bool)
     if not whole or block < 1:
         raise InvalidArgumentError(
@@ -39,7 +57,7 @@ def check_one_pass(order: Any, block: Any, pattern: Pattern) -> None:
         )
 
 
-@suggest_keywords()
+@suggest_keywords(ALIASES)
 def sparsegpt(
     W: Any,
     H: Any,
@@ -129,6 +147,7 @@ def sparsegpt(
     weight = work_matrix(W)
     hessian = symmetric_matrix(H, "H", kernels)
     check_shapes(weight, hessian)
+    check_scale(weight, hessian)
     found = parse_pattern(pattern, weight.shape[1], blocks=False)
     share = check_sparsity(sparsity, found)
     check_one_pass(order, block, found)

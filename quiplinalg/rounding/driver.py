@@ -16,7 +16,13 @@ import numpy as np
 from quiplinalg.factor.damping import damped
 from quiplinalg.factor.multipliers import column_multipliers
 from quiplinalg.factor.orders import factor_in_order
-from quiplinalg.grids.apply import check_range, dequantize, tie_tolerance
+from quiplinalg.grids.apply import (
+    check_range,
+    check_reached,
+    code_ends,
+    dequantize,
+    tie_tolerance,
+)
 from quiplinalg.grids.search import fit_groups, stored_grid, work_matrix
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import PANEL, Kernels, select
@@ -186,20 +192,20 @@ class _Rounder:
         m, n = plan.W.shape
         kind = plan.W.dtype
         bits = options.bits if grid is None else grid.bits
-        self.high = kind.type(np.inf if bits is None else 2**bits - 1)
-        self.low = kind.type(0 if bits is not None else -np.inf)
+        self.low, self.high = (kind.type(end) for end in code_ends(bits))
         self.codes = np.empty((m, n), np.int32 if bits is None else np.uint8)
         self.ties = np.full(m, 0.5)
         if grid is None:
             self.scale = np.ones((m, plan.groups), kind)
             self.zero = np.zeros((m, plan.groups), kind)
         else:
-            shape = (m, plan.groups)
+            shape = (m, grid.scale.shape[1])
             self.scale = np.broadcast_to(grid.scale.astype(kind, copy=False), shape)
             self.zero = np.broadcast_to(grid.zero.astype(kind, copy=False), shape)
         self.row_loss = np.zeros((m, 2))
         self.row_clipped = np.zeros(m)
         self._run()
+        check_reached(bits, self.row_clipped.sum())
 
     @property
     def loss(self) -> float:

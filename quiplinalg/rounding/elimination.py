@@ -6,7 +6,6 @@ w_F -= (e / X_qq) X_:q, at a cost of e^2 / X_qq; the costs add up to the loss un
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +14,10 @@ import numpy as np
 from quiplinalg.errors import NotPositiveDefiniteError
 from quiplinalg.factor.damping import AbsoluteDamp, damped
 from quiplinalg.factor.orders import factor_in_order
+from quiplinalg.grids.apply import check_reached, code_ends
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import Kernels
-from quiplinalg.parallel import run_all, single_blas_thread, thread_count
+from quiplinalg.parallel import run_all, single_blas_thread
 
 __all__ = ["DampedInverse", "Eliminated", "damped_inverse", "eliminate"]
 
@@ -27,6 +27,7 @@ _REMEDY = (
 )
 _MIRRORED = 256  # rows of the inverse a task completes
 _ALIGNED = 8  # float64 elements of a cache line
+_PIECE = 2**31  # rows times n^3 of a call of the kernel: about a second
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,13 +201,14 @@ def eliminate(
         group, ends = np.zeros(n, np.int32), (0.0, 0.0)
     else:
         scale, zero, group = grid.scale, grid.zero, np.array(grid.columns(n))
-        ends = (-np.inf if grid.bits is None else 0.0, float(grid.maxq))
+        ends = code_ends(grid.bits)
 
     orders, codes = np.empty((m, n), np.int32), np.empty((m, n), np.int32)
     costs, weights, stats = np.empty((m, n)), np.empty((m, n)), np.empty((m, 3))
-    step = max(1, min(64, m // 16))
-    pieces = deque(range(0, m, step))
-    failed: list[int] = []
+    # pieces of rows so small that Ctrl-C need not wait for long
+    step = max(1, min(64, m // 16, _PIECE // max(n, 1) ** 3))
+    space = kernels.eliminate_space(n)
+    rooms: list[np.ndarray] = []  # those not in use, at most one for each thread
 
     def part(a: np.ndarray, rows: slice) -> np.ndarray:
         """Some rows of a matrix that has a row for each of W's, or one for all."""
@@ -214,35 +216,36 @@ def eliminate(
         shape = (min(rows.stop, m) - rows.start, a.shape[1])
         return np.array(np.broadcast_to(own, shape), np.float64, order="C")
 
-    def work() -> None:
-        space = kernels.eliminate_space(n)
-        room = np.empty(space + _ALIGNED)
+    def piece(i: int) -> int:
+        """Do some rows from row i on; return the one that failed, or -1."""
+        try:
+            room = rooms.pop()
+        except IndexError:
+            room = np.empty(space + _ALIGNED)
         first = -(room.ctypes.data // room.itemsize) % _ALIGNED  # vectors are whole cache lines
-        while True:
-            try:
-                i = pieces.popleft()
-            except IndexError:
-                return
-            rows = slice(i, i + step)
-            own = np.zeros((0, 0), bool) if mask is None else np.array(mask[rows], order="C")
-            row = kernels.eliminate_rows(
-                np.array(weight[rows], np.float64, order="C"),
-                Hinv,
-                (part(scale, rows), part(zero, rows), group, *ends),
-                (common, own, most[rows], limits, width, bool(outliers)),
-                room[first : first + space],
-                tuple(a[rows] for a in (orders, costs, weights, codes, stats)),
-            )
-            if row >= 0:
-                failed.append(i + row)
+        rows = slice(i, i + step)
+        own = np.zeros((0, 0), bool) if mask is None else np.array(mask[rows], order="C")
+        row = kernels.eliminate_rows(
+            np.array(weight[rows], np.float64, order="C"),
+            Hinv,
+            (part(scale, rows), part(zero, rows), group, *ends),
+            (common, own, most[rows], limits, width, bool(outliers)),
+            room[first : first + space],
+            tuple(a[rows] for a in (orders, costs, weights, codes, stats)),
+        )
+        rooms.append(room)
+        return -1 if row < 0 else i + row
 
+    failed = []
     if m and n:
-        run_all(work, [()] * min(thread_count(), len(pieces)))
+        failed = [row for row in run_all(piece, [(i,) for i in range(0, m, step)]) if row >= 0]
     else:
         stats[:] = (0.5, 0, 0)
     if failed:
         row = min(failed)
         last = int(np.flatnonzero(orders[row] >= 0)[-1])
         raise NotPositiveDefiniteError(int(orders[row, last]), float(costs[row, last]), _REMEDY)
+    if grid is not None:
+        check_reached(grid.bits, stats[:, 1].sum())
     found = None if grid is None else codes
     return Eliminated(orders, costs, weights, found, stats[:, 0], stats[:, 1], stats[:, 2])

@@ -11,12 +11,12 @@ from quiplinalg.arguments import suggest_keywords
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import AbsoluteDamp, damped
 from quiplinalg.factor.orders import factor_in_order
-from quiplinalg.grids.apply import dequantize
+from quiplinalg.grids.apply import check_reached, code_ends, dequantize
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import select
 from quiplinalg.losses import proxy_loss
-from quiplinalg.parallel import run_all
+from quiplinalg.parallel import run_all, single_blas_thread
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.kbest import kbest
 from quiplinalg.symmetric import symmetric_matrix
@@ -166,7 +166,7 @@ def exact(
     U = np.triu(factor[::-1, ::-1].T / pivots, 1) if n else np.zeros((0, 0))
     D = pivots**2
     chosen = start.grid
-    low, high = (-np.inf, np.inf) if chosen.bits is None else (0.0, chosen.maxq)
+    low, high = code_ends(chosen.bits)
     columns = chosen.columns(n)[permutation]
     codes = start.codes[:, permutation].astype(np.int64)
     row_loss, nodes, proven = np.zeros(m), np.zeros(m, np.int64), np.ones(m, bool)
@@ -187,7 +187,9 @@ def exact(
         free = np.rint(target / s + (o - whole)) + whole
         clipped[rows] = ((free < low) | (free > high)).sum(axis=1)
 
-    run_all(search, [(i,) for i in range(0, m, _ROWS)] if n else [])
+    with single_blas_thread():
+        run_all(search, [(i,) for i in range(0, m, _ROWS)] if n else [])
+    check_reached(chosen.bits, clipped.sum())
     best = np.empty((m, n), chosen.code_dtype)
     best[:, permutation] = codes
     quantized = replace(

@@ -80,12 +80,14 @@ def kbest(
 
     Notes
     -----
-    LDLQ is run too, and a row whose k paths all end above it keeps its codes: so the loss of no row
-    is above LDLQ's under the H that is factored, the DAMPED one, as computed (in float32, whose
-    targets carry rounding errors, to about 1e-5 of it).  Under H itself a row may lose what damping
-    weighs.  A larger k is not always better: a path that would win may be crowded out.  On an
-    unbounded grid the bound of `ldlq` on the loss holds as well; on a finite one, as there, nothing
-    is guaranteed but to be no worse than LDLQ.  Codes are not the rounding of their targets.
+    LDLQ is run too, and a row whose k paths all end above it keeps its codes: so on the same grid
+    the loss of no row is above LDLQ's under the H that is factored, the DAMPED one, as computed (in
+    float32, whose targets carry rounding errors, to about 1e-5 of it).  Under H itself a row may
+    lose what damping weighs, and with ``clip="best"``, which chooses between grids by the loss
+    under H itself, under either.  A larger k is not always better: a path that would win may be
+    crowded out.  On an unbounded grid the bound of `ldlq` on the loss holds as well; on a finite
+    one, as there, nothing is guaranteed but to be no worse than LDLQ.  Codes are not the rounding
+    of their targets.
 
     Of candidates that cost the same, those of the better path are kept, then those of the code
     nearer to its target.  The same codes for any block and number of threads.

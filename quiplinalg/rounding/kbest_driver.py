@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quiplinalg.grids.apply import check_reached, code_ends
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import Kernels
 from quiplinalg.parallel import run_all
@@ -40,9 +41,8 @@ def round_kbest(plan: Plan, grid: UniformGrid, paths: int, kernels: Kernels) -> 
     codes, sums = np.empty((m, n), grid.code_dtype), np.zeros((m, 3))
     if m == 0 or N == 0:
         return Rounded(codes, sums)
-    high = kind.type(grid.maxq)
-    low = kind.type(0 if grid.bits is not None else -np.inf)
-    shape = (m, plan.groups)
+    low, high = (kind.type(end) for end in code_ends(grid.bits))
+    shape = (m, grid.scale.shape[1])
     scale = np.broadcast_to(grid.scale.astype(kind, copy=False), shape)
     zero = np.broadcast_to(grid.zero.astype(kind, copy=False), shape)
     lanes = kernels.lanes(kind)
@@ -87,4 +87,5 @@ def round_kbest(plan: Plan, grid: UniformGrid, paths: int, kernels: Kernels) -> 
             rows_of(first * lanes, Z[:used], C[:used], tuple(a[:used] for a in several))
 
     run_all(work, [()] * workers)
+    check_reached(grid.bits, sums[:, 2].sum())
     return Rounded(codes, sums)

@@ -19,10 +19,12 @@ _SEARCHED = ("kbest", "exact")
 def check_result(quantized: Quantized) -> None:
     """Raise for a method that is not known, or a mask that is not that of the codes."""
     mask = quantized.mask
-    if mask is not None and not (mask.dtype == bool and mask.shape == quantized.shape):
+    boolean = isinstance(mask, np.ndarray) and mask.dtype == bool
+    if mask is not None and not (boolean and mask.shape == quantized.shape):
+        found = np.asarray(mask)
         raise InvalidArgumentError(
-            f"quantized.mask must be boolean, {quantized.shape}; got {mask.dtype} of {mask.shape}. "
-            "Was it replaced? Prune again."
+            f"quantized.mask must be a boolean array, {quantized.shape}; got a "
+            f"{type(mask).__name__} of {found.dtype}, {found.shape}. Was it replaced? Prune again."
         )
     if quantized.method not in _METHODS:
         raise InvalidArgumentError(

@@ -9,11 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.arrays import to_numpy
+from quiplinalg.arguments import as_float
+from quiplinalg.arrays import as_matrix, to_numpy
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.reference import exhaustive, ldlq, nearest, row_losses, udu
 from quiplinalg.reference.grids import dequantise
 from quiplinalg.testing.comparing import targets, wrongness
+from quiplinalg.testing.given import (
+    read_codes,
+    read_grid,
+    read_hessian,
+    read_numbers,
+    read_order,
+    read_pair,
+    read_uniforms,
+)
 
 __all__ = [
     "assert_loss_identity",
@@ -24,15 +34,6 @@ __all__ = [
 ]
 
 _ENUMERATED = 65536
-
-
-def _columns(parameter: Any, name: str, m: int, n: int, group_index: Any) -> np.ndarray:
-    """A (rows, groups) parameter for every element, (m, n) float64."""
-    array = to_numpy(parameter, name, integers=True).astype(np.float64)
-    if array.ndim == 1:
-        array = array[:, None]
-    group = np.zeros(n, int) if group_index is None else np.asarray(group_index)
-    return np.broadcast_to(array[:, group], (m, n))
 
 
 def assert_on_grid(
@@ -80,10 +81,9 @@ def assert_on_grid(
     if array.ndim != 2:
         raise AssertionError(f"W_hat must be a matrix; it has shape {array.shape}")
     m, n = array.shape
-    if array.dtype.kind in "iub":
-        codes = array.astype(np.int64)
-    else:
-        s, o = (_columns(a, "grid", m, n, group_index) for a in (scale, zero))
+    s, o, group = read_grid(scale, zero, maxq, m, n, group_index)
+    if array.dtype.kind not in "iub":
+        s, o = (np.broadcast_to(a[:, group], (m, n)) for a in (s, o))
         values = array.astype(np.float64)
         with np.errstate(invalid="ignore"):
             whole = np.rint(values / s + o)
@@ -97,12 +97,8 @@ def assert_on_grid(
                 f"{int(bad.sum())} of {bad.size} weights are no points of the grid, the first at "
                 f"row {i}, column {j}: {values[i, j]:.9g} is {error[i, j] / s[i, j]:.3g} steps off"
             )
-        codes = whole.astype(np.int64)
-    if np.isfinite(maxq) and codes.size and not 0 <= codes.min() <= codes.max() <= maxq:
-        raise AssertionError(
-            f"codes must be in 0 .. {maxq:g}; they are in {codes.min()} .. {codes.max()}"
-        )
-    return codes
+        array = whole
+    return read_codes(array, "codes", (m, n), maxq)
 
 
 def assert_rounds_targets(
@@ -165,16 +161,13 @@ def assert_rounds_targets(
         ...
     AssertionError: 1 of 2 codes are not the rounding of their targets, the first at row 0, step ...
     """
-    whole, weight = to_numpy(codes, "codes", integers=True), to_numpy(W, "W").astype(np.float64)
-    hessian = to_numpy(H, "H").astype(np.float64)
-    n = weight.shape[1]
-    perm = np.arange(n) if order is None else np.asarray(order)
-    s, o = (
-        a[:, None] if a.ndim == 1 else a
-        for a in (to_numpy(x, "grid", integers=True).astype(np.float64) for x in (scale, zero))
-    )
-    z, s, o = targets(whole, weight, hessian, s, o, perm, group_index)
-    u = None if uniforms is None else np.asarray(uniforms, float)[:, perm]
+    weight = as_matrix(W, "W").astype(np.float64)
+    m, n = weight.shape
+    hessian, perm = read_hessian(H, n), read_order(order, n)
+    s, o, group = read_grid(scale, zero, maxq, m, n, group_index)
+    whole = read_codes(codes, "codes", (m, n), maxq)
+    z, s, o = targets(whole, weight, hessian, s, o, perm, group)
+    u = None if uniforms is None else read_uniforms(uniforms, m, n)[:, perm]
     missed = wrongness(whole[:, perm], z, s, o, maxq, u)
     bad = ~(missed <= tau)
     if bad.any():
@@ -184,7 +177,7 @@ def assert_rounds_targets(
             f"{int(bad.sum())} of {bad.size} codes are not the rounding of their targets, the "
             f"first at row {row}, step {step} (column {int(perm[step])}): code "
             f"{int(whole[row, perm[step]])} for the target {z[row, step] / s[row, step]:.6g} steps "
-            f"from zero; the worst is off by {np.nanmax(missed):.3g} steps"
+            f"from zero; the worst is off by {missed.max():.3g} steps"
         )
     return float(missed.max(initial=0.0))
 
@@ -244,15 +237,23 @@ def assert_loss_identity(
         ...
     AssertionError: the reported loss is 0.07; tr(E H E^T) is 0.0665
     """
-    rounded, weight = to_numpy(W_hat, "W_hat", integers=True), to_numpy(W, "W")
-    hessian = to_numpy(H, "H").astype(np.float64)
-    n = len(hessian)
-    perm = np.arange(n) if order is None else np.asarray(order)
+    rounded, weight = read_pair(W_hat, W)
+    n = weight.shape[1]
+    hessian, perm = read_hessian(H, n), read_order(order, n)
+    if not as_float(damp) >= 0:
+        raise InvalidArgumentError(f"damp must be at least 0; got damp={damp!r}. 0 for none.")
     E = rounded.astype(np.float64) - weight.astype(np.float64)
+    if not np.isfinite(E).all():
+        raise AssertionError("W_hat - W holds NaN or infinity")
     if factor is None:
         T, D = udu(hessian[np.ix_(perm, perm)] + damp * np.eye(n))
     else:
         T, D = (to_numpy(a, "factor").astype(np.float64) for a in factor)
+        if T.shape != (n, n) or D.shape != (n,):
+            raise InvalidArgumentError(
+                f"factor must be (T, D) of shapes ({n}, {n}) and ({n},); got {T.shape} and "
+                f"{D.shape}. T is unit upper triangular, D the pivots."
+            )
     direct = float(row_losses(rounded, weight, hessian).sum())
     whole = float((D * np.square(E[:, perm] @ T)).sum())
     added = damp * float(np.square(E).sum())
@@ -262,8 +263,10 @@ def assert_loss_identity(
             f"sum D eta^2 - damp ||E||^2 is {whole - added:.9g}; tr(E H E^T) is {direct:.9g}: "
             "T diag(D) T^T is not H + damp I in this order"
         )
-    if loss is not None and not abs(float(loss) - direct) <= allowed:
-        raise AssertionError(f"the reported loss is {loss:.9g}; tr(E H E^T) is {direct:.9g}")
+    if loss is not None and not abs(as_float(loss) - direct) <= allowed:
+        raise AssertionError(
+            f"the reported loss is {as_float(loss):.9g}; tr(E H E^T) is {direct:.9g}"
+        )
     return direct
 
 
@@ -295,7 +298,11 @@ def assert_monotone(values: Any, *, increasing: bool = False, slack: float = 0.0
         ...
     AssertionError: step 2 goes from 2 to 2.5, up by 0.5
     """
-    array = np.asarray(values, np.float64)
+    array = read_numbers(values, "values")
+    if array.ndim == 0:
+        raise InvalidArgumentError(
+            f"values must be a sequence; got values={values!r}. Pass the loss after each pass."
+        )
     if not np.isfinite(array).all():
         raise AssertionError("the values must be finite")
     rise = np.diff(array, axis=-1) * (-1 if increasing else 1)
@@ -360,15 +367,16 @@ def assert_lower_bounds(
         ...
     AssertionError: the bound of row 0 is 0.1; codes of loss 0.0665 exist
     """
-    weight, hessian = to_numpy(W, "W").astype(float), to_numpy(H, "H").astype(float)
+    weight = as_matrix(W, "W").astype(np.float64)
     m, n = weight.shape
-    claimed = np.asarray(bounds, np.float64)
+    hessian = read_hessian(H, n)
+    claimed = read_numbers(bounds, "bounds")
     if claimed.shape != (m,):
         raise InvalidArgumentError(
             f"bounds must be one number a row, ({m},); got {claimed.shape}. Divide a total by none."
         )
-    s, o = (to_numpy(a, "grid", integers=True).astype(float) for a in (scale, zero))
-    grid = {"group_index": group_index}
+    s, o, group = read_grid(scale, zero, maxq, m, n, group_index)
+    grid = {"group_index": group}
     if np.isfinite(maxq) and (maxq + 1) ** n <= _ENUMERATED:
         least = exhaustive(weight, hessian, s, o, maxq, **grid)[1]
     else:

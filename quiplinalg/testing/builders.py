@@ -310,7 +310,7 @@ def clamped_counterexample(n: int, c: float = 0.01, m: int = 1) -> tuple[np.ndar
     Parameters
     ----------
     n : int
-        At least 2.
+        At least 1; the more, the greater the loss.
     c : float
     m : int
         Rows, all the same.
@@ -330,6 +330,8 @@ def clamped_counterexample(n: int, c: float = 0.01, m: int = 1) -> tuple[np.ndar
     >>> W
     array([[0.499, 0.501, 0.499, 0.501]])
     """
+    if n < 1:
+        raise InvalidArgumentError(f"n must be at least 1; got n={n}. 16 shows it well.")
     H = np.ones((n, n)) + np.eye(n)
     H[n - 1, n - 1] = 1
     H[0, 1 : n - 1] += 2 * c

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from quiplinalg.arguments import as_float
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.reference import minmax_grid, nearest, udu
 from quiplinalg.testing.builders import (
@@ -17,8 +18,11 @@ from quiplinalg.testing.builders import (
     make_weights,
     spd_from_spectrum,
 )
+from quiplinalg.testing.given import read_order
 
-__all__ = ["Case", "make_cases", "order_of"]
+__all__ = ["COARSE", "Case", "make_cases", "order_of", "tolerance"]
+
+COARSE = 0.1  # steps: the largest tolerance; where it is reached, this precision decides nothing
 
 Order = str | Callable[[np.ndarray], np.ndarray]
 
@@ -71,7 +75,7 @@ class Case:
 def order_of(order: Order, H: np.ndarray) -> np.ndarray:
     """Return the permutation of an order for this H."""
     if callable(order):
-        return np.asarray(order(H))
+        return read_order(order(H), len(H))
     if order not in ("natural", "reversed", "act"):
         raise InvalidArgumentError(
             f"order must be 'natural', 'reversed', 'act' or a function of H; got order={order!r}. "
@@ -80,26 +84,29 @@ def order_of(order: Order, H: np.ndarray) -> np.ndarray:
     return make_order(order, H, 0)
 
 
-def _tolerance(W: np.ndarray, H: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Rounding errors of targets: n eps cond(H) of their terms, at most a tenth of a step."""
-    n = len(H)
-    values = np.linalg.eigvalsh(H)
-    condition = values[-1] / max(values[0], 1e-300)
+def tolerance(W: np.ndarray, H: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Rounding errors of targets: n eps cond(H) of their terms, at most a tenth of a step.
+
+    cond(H) is of the columns that are not dead; (m, 1), in steps.
+    """
+    n, live = len(H), np.flatnonzero(H.diagonal())
+    values = np.linalg.eigvalsh(H[np.ix_(live, live)])
+    condition = values[-1] / max(values[0], 1e-300) if live.size else 1.0
     terms = (np.abs(W) / scale).max(axis=1, keepdims=True) + np.sqrt(n)
     eps = float(np.finfo(dtype).eps)
-    return np.minimum(4 * eps * np.sqrt(n) * condition * terms + 64 * eps * terms, 0.1)
+    return np.minimum(4 * eps * np.sqrt(n) * condition * terms + 64 * eps * terms, COARSE)
 
 
 def make_cases(
     bits: tuple[int, ...], dtype: np.dtype, max_n: int, order: Order, damp: float
 ) -> list[Case]:
     """Make the cases for these widths and this precision; see `check_quantizer`."""
-    bad = [b for b in bits if isinstance(b, bool) or not isinstance(b, int) or not 1 <= b <= 8]
+    bad = [b for b in bits if not isinstance(b, int) or not 1 <= b <= 8]  # True is one bit
     if bad or not bits:
         raise InvalidArgumentError(
             f"bits must be whole numbers from 1 to 8; got bits={bits!r}. (2, 3, 4, 8) is the usual."
         )
-    if not 0 <= damp < 1:
+    if not 0 <= as_float(damp) < 1:
         raise InvalidArgumentError(
             f"damp must be a fraction of the mean diagonal in [0, 1); got damp={damp!r}. 0.01 is "
             "what most libraries add."
@@ -136,7 +143,7 @@ def _case(
         scale=scale,
         zero=zero,
         maxq=maxq,
-        tau=_tolerance(W, H, scale, dtype),
+        tau=tolerance(W, H, scale, dtype),
         expected=expected,
         clips=bool(((code < 0) | (code > maxq)).any()),
     )
@@ -163,7 +170,7 @@ def _general(bits: tuple[int, ...], dtype: np.dtype, max_n: int) -> Iterator[Cas
 
 
 def _hard(bits: tuple[int, ...], dtype: np.dtype, max_n: int) -> Iterator[Case]:
-    """Clipped grids, QuIP's counterexample, near-singular and indefinite H."""
+    """Clipped grids, QuIP's counterexample, near-singular, indefinite and singular H."""
     n, few = min(48, max_n), min(bits)
     W, H = make_weights("normal", 24, n, 50), make_hessian("power", n, 50)
     scale, zero = minmax_grid(W, few)
@@ -184,6 +191,11 @@ def _hard(bits: tuple[int, ...], dtype: np.dtype, max_n: int) -> Iterator[Case]:
         yield _case("a power H", guarantee, W, H, scale, zero, max(bits), dtype)
     H = spd_from_spectrum(np.concatenate([[-2.0], np.arange(1.0, n)]), rng)
     yield _case("an indefinite H", "refusal", W, H + 0, scale, zero, max(bits), dtype)
+    dead = [0, n // 2, n - 1]
+    H = make_hessian("power", n, 53)
+    H[dead, :] = H[:, dead] = 0
+    H *= max(n - len({*dead}), 1) / max(np.trace(H), 1e-300)  # 1 is the mean, with ones there too
+    yield _case("an H with dead columns", "dead columns", W, H, scale, zero, max(bits), dtype)
 
 
 def _exact(bits: tuple[int, ...], dtype: np.dtype, order: Order, damp: float) -> Iterator[Case]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.arguments import suggest_keywords
+from quiplinalg.arrays import to_numpy
+from quiplinalg.errors import InvalidArgumentError, QuipLinalgError
 from quiplinalg.parallel import single_blas_thread
 from quiplinalg.testing.cases import make_cases
 from quiplinalg.testing.report import QuantizerReport
@@ -16,6 +18,7 @@ from quiplinalg.testing.trial import Trial
 __all__ = ["check_quantizer"]
 
 
+@suggest_keywords()
 def check_quantizer(
     quantize: Callable[..., Any],
     *,
@@ -53,7 +56,8 @@ def check_quantizer(
     ties : str
         "even", or "any" where you do not mind.
     convert : callable, optional
-        Makes your framework's array of a NumPy one, such as ``torch.from_numpy``.
+        Makes your framework's array of a NumPy one, such as ``torch.from_numpy``; in the same
+        precision.
     max_n : int
         Largest layer to try; blocks of 128 show from n = 129 on.
 
@@ -69,7 +73,8 @@ def check_quantizer(
 
     Notes
     -----
-    About 40 calls with n up to 257 and one of 4000 rows, BLAS held at one thread: a second or two
+    Where H is not positive definite ("refusal", "dead columns") an error is a right answer.  About
+    40 calls with n up to 257 and one of 4000 rows, BLAS held at one thread: a second or two
     for a vectorised quantiser.  Seeded: the same problems each time.
 
     "targets" is the certificate of `assert_rounds_targets`, with a tolerance of some
@@ -97,7 +102,7 @@ def check_quantizer(
     ...         W[:, k + 1 :] -= np.outer(error / C[k, k], C[k, k + 1 :])
     ...     return codes
     >>> print(check_quantizer(gptq))
-    13 guarantees hold on ... calls
+    14 guarantees hold on ... calls
     >>> wrong = check_quantizer(lambda *a: gptq(*a, factor="lower"))
     >>> print(wrong.diagnosis)
     bit-identical to nearest: no feedback reaches the weights (is the factor's zero triangle read?)
@@ -106,11 +111,18 @@ def check_quantizer(
     >>> print(check_quantizer(lambda *a: gptq(*a, factor="dense")).diagnosis)
     dense rows of H^-1 in place of the rows of its Cholesky factor (the inverse is never downdated)
     """
-    kind = np.dtype(dtype)
-    if kind not in (np.float32, np.float64):
+    kind = _checked_dtype(dtype)
+    for name, function in (("quantize", quantize), ("convert", convert)):
+        if not (callable(function) or (name == "convert" and function is None)):
+            raise InvalidArgumentError(
+                f"{name} must be a function; got {name}={function!r}. Pass it without calling it."
+            )
+    if not (isinstance(max_n, int) and max_n >= 1):
         raise InvalidArgumentError(
-            f"dtype must be float32 or float64; got dtype={dtype!r}. Narrower weights are widened."
+            f"max_n must be a whole number from 1 on; got max_n={max_n!r}. 257 is the usual."
         )
+    widths = tuple(bits) if isinstance(bits, Iterable) else (bits,)
+    _check_conversion(convert, kind)
     for name, value, choices in (
         ("returns", returns, ("auto", "codes", "values")),
         ("ties", ties, ("even", "any")),
@@ -121,10 +133,39 @@ def check_quantizer(
                 f"{choices[0]!r} is the usual choice."
             )
     with single_blas_thread():  # the problems are small
-        cases = make_cases(tuple(bits), kind, max_n, order, damp)
+        cases = make_cases(widths, kind, max_n, order, damp)
         trial = Trial(quantize, order, damp, returns, convert, kind)
         for case in cases:
             if case.guarantee == "ties" and ties == "any":
                 continue
             trial.case(case)
         return trial.report()
+
+
+def _checked_dtype(dtype: Any) -> np.dtype:
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        kind = np.dtype(object)
+    if dtype is None or kind not in (np.float32, np.float64):
+        raise InvalidArgumentError(
+            f"dtype must be numpy.float32 or float64; got dtype={dtype!r}. Narrower weights are "
+            "widened; frameworks' dtypes belong into convert."
+        )
+    return kind
+
+
+def _check_conversion(convert: Callable[[np.ndarray], Any] | None, kind: np.dtype) -> None:
+    """Refuse a conversion that narrows, as JAX's does: the quantiser would be blamed for it."""
+    if convert is None:
+        return
+    made = convert(np.ones((1, 1), kind))
+    try:
+        back = to_numpy(made, "convert").dtype
+    except QuipLinalgError:  # an array that only its framework can read
+        return
+    if back != kind:
+        raise InvalidArgumentError(
+            f"convert must keep {kind}; got an array of {back}. Pass dtype=numpy.{back}, or let "
+            "the framework have float64 (JAX: jax.config.update('jax_enable_x64', True))."
+        )

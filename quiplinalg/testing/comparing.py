@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.arrays import to_numpy
+from quiplinalg.arrays import as_matrix
+from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.reference import row_losses
+from quiplinalg.testing.given import (
+    read_codes,
+    read_grid,
+    read_hessian,
+    read_order,
+    read_uniforms,
+)
 
 __all__ = ["assert_same_rounding", "targets", "tie_distance", "wrongness"]
 
@@ -44,7 +53,15 @@ def targets(
     perm = np.arange(n) if perm is None else np.asarray(perm)
     group = np.zeros(n, int) if group_index is None else np.asarray(group_index)
     s, o = (np.broadcast_to(np.asarray(a, float)[:, group], (m, n))[:, perm] for a in (scale, zero))
-    R = np.linalg.cholesky(np.asarray(H, float)[np.ix_(perm, perm)][::-1, ::-1])[::-1, ::-1]
+    ordered = np.asarray(H, float)[np.ix_(perm, perm)]
+    try:
+        R = np.linalg.cholesky(ordered[::-1, ::-1])[::-1, ::-1]
+    except np.linalg.LinAlgError:
+        least = float(np.linalg.eigvalsh(ordered)[0])
+        raise InvalidArgumentError(
+            f"H must be positive definite; its least eigenvalue is {least:.3g}. Pass what was "
+            "factored, with its damping."
+        ) from None
     T = R / np.diag(R)
     W_hat = s * (np.asarray(codes)[:, perm].astype(float) - o)
     return W_hat - (W_hat - np.asarray(W, float)[:, perm]) @ T, s, o
@@ -109,12 +126,6 @@ def wrongness(
     return np.maximum(under, over)
 
 
-def _require(condition: bool, message: str) -> None:
-    """Raise AssertionError, under ``python -O`` too."""
-    if not condition:
-        raise AssertionError(message)
-
-
 def assert_same_rounding(
     codes_a: Any,
     codes_b: Any,
@@ -173,25 +184,16 @@ def assert_same_rounding(
     >>> assert_same_rounding([[0, 0]], [[1, 0]], W, H, one, zero, 3)  # 0.5 may go either way
     1
     """
-    codes_a, codes_b = (
-        to_numpy(a if hasattr(a, "shape") else np.asarray(a), "codes", integers=True)
-        for a in (codes_a, codes_b)
-    )
-    W, H_damped = np.asarray(to_numpy(W, "W")), np.asarray(to_numpy(H_damped, "H"), float)
-    m, n = np.shape(W)
-    _require(
-        codes_a.shape == codes_b.shape == (m, n),
-        f"codes must be {(m, n)}; got {codes_a.shape} and {codes_b.shape}",
-    )
-    if np.isfinite(maxq):
-        for name, codes in (("codes_a", codes_a), ("codes_b", codes_b)):
-            inside = bool(((codes >= 0) & (codes <= maxq)).all())
-            _require(inside, f"{name} is outside 0 .. {maxq:g}")
-    perm = np.arange(n) if perm is None else np.asarray(perm)
-    u = None if uniforms is None else np.asarray(uniforms, float)[:, perm]
-    a, b = codes_a[:, perm].astype(np.int64), codes_b[:, perm].astype(np.int64)
-    z_a, s, o = targets(codes_a, W, H_damped, scale, zero, perm, group_index)
-    z_b, _, _ = targets(codes_b, W, H_damped, scale, zero, perm, group_index)
+    W = as_matrix(W, "W").astype(np.float64)
+    m, n = W.shape
+    scale, zero, group = read_grid(scale, zero, maxq, m, n, group_index)
+    codes_a = read_codes(codes_a, "codes_a", (m, n), maxq)
+    codes_b = read_codes(codes_b, "codes_b", (m, n), maxq)
+    H_damped, perm = read_hessian(H_damped, n), read_order(perm, n)
+    u = None if uniforms is None else read_uniforms(uniforms, m, n)[:, perm]
+    a, b = codes_a[:, perm], codes_b[:, perm]
+    z_a, s, o = targets(codes_a, W, H_damped, scale, zero, perm, group)
+    z_b, _, _ = targets(codes_b, W, H_damped, scale, zero, perm, group)
     distance = tie_distance(z_a, s, o, maxq, u)
     near = ~(distance > tau)
     before_tie = np.cumsum(near, axis=1) == 0
@@ -201,31 +203,26 @@ def assert_same_rounding(
         k = int(np.argmax(bad[r]))
         raise AssertionError(
             f"{int(bad.any(axis=1).sum())} of {m} rows differ away from ties; first row {r}, step "
-            f"{k} (column {perm[k]}): codes {a[r, k]} and {b[r, k]}, target {z_a[r, k]!r}, "
-            f"distance to a tie {distance[r, k]:.3g} = {distance[r, k] / tau:.3g} tau"
+            f"{k} (column {perm[k]}): codes {a[r, k]} and {b[r, k]}, target {z_a[r, k]:.17g}, "
+            f"distance to a tie {distance[r, k]:.3g} for a tau of {tau:g}"
         )
     for name, codes, z in (("codes_a", a, z_a), ("codes_b", b, z_b)):
         wrong = wrongness(codes, z, s, o, maxq, u)
         worst = float(wrong.max(initial=0.0))
-        at = np.unravel_index(wrong.argmax(), (m, n)) if wrong.size else ()
-        _require(
-            worst <= tau,
-            f"{name} is not the rounding of its own targets: off by {worst:.3g} grid units = "
-            f"{worst / tau:.3g} tau at (row, step) {tuple(int(i) for i in at)}",
-        )
+        if not worst <= tau:
+            row, step = np.unravel_index(wrong.argmax(), (m, n))
+            raise AssertionError(
+                f"{name} is not the rounding of its own targets: off by {worst:.3g} grid units, "
+                f"for a tau of {tau:g}, at row {row}, step {step}"
+            )
     if loss_rtol is not None:
-        group = np.zeros(n, int) if group_index is None else np.asarray(group_index)
-        total = []
-        for codes in (codes_a, codes_b):
-            E = np.asarray(scale, float)[:, group] * (
-                codes.astype(float) - np.asarray(zero, float)[:, group]
-            ) - np.asarray(W, float)
-            total.append(float(((E @ H_damped) * E).sum()))
-        gap = abs(total[0] - total[1])
-        allowed = loss_rtol * max(total)
-        _require(
-            gap <= allowed,
-            f"losses {total[0]!r} and {total[1]!r} differ by {gap / max(total):.3g} relative = "
-            f"{gap / allowed if allowed else np.inf:.3g} of the tolerance",
+        first, second = (
+            float(row_losses(scale[:, group] * (codes - zero[:, group]), W, H_damped).sum())
+            for codes in (codes_a, codes_b)
         )
+        if not abs(first - second) <= loss_rtol * max(first, second):
+            raise AssertionError(
+                f"losses {first:.9g} and {second:.9g} differ by {abs(first - second):.3g}, more "
+                f"than {loss_rtol:g} of the larger"
+            )
     return int(near.any(axis=1).sum())

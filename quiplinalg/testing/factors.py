@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arrays import to_numpy
+from quiplinalg.errors import InvalidArgumentError
 
 __all__ = ["assert_cholesky", "assert_inverse", "assert_udu", "residual_ratio"]
 
@@ -30,13 +31,27 @@ def residual_ratio(product: Any, A: Any, unit: float) -> float:
     >>> residual_ratio(np.eye(2), np.eye(2), 2.0**-53)
     0.0
     """
-    left, right = (to_numpy(a, "A").astype(np.longdouble) for a in (product, A))
-    n = len(right)
-    if n == 0:
-        return 0.0
-    norm = np.abs(right).sum(axis=0).max()
-    error = np.abs(left - right).sum(axis=0).max()
-    return float(error / (n * norm * unit))
+    left, right = (a.astype(np.longdouble) for a in _squares(product=product, A=A))
+    norm = np.abs(right).sum(axis=0).max(initial=0)
+    return _ratio(np.abs(left - right).sum(axis=0).max(initial=0), len(right) * norm * unit)
+
+
+def _squares(**matrices: Any) -> list[np.ndarray]:
+    """Square matrices, all of the size of the last."""
+    found = [to_numpy(matrix, name) for name, matrix in matrices.items()]
+    n = len(found[-1]) if found[-1].ndim else 0
+    for name, matrix in zip(matrices, found, strict=True):
+        if matrix.shape != (n, n):
+            raise InvalidArgumentError(
+                f"{name} must be ({n}, {n}), square and of the size of {[*matrices][-1]}; got "
+                f"{name}.shape={matrix.shape}. One matrix a call: take those of a batch in turn."
+            )
+    return found
+
+
+def _ratio(error: float, size: float) -> float:
+    """Their ratio; no error is 0 of any size, and NaN stays."""
+    return 0.0 if error == 0 else float(error / size) if size > 0 or error != error else np.inf
 
 
 def _check(value: float, limit: float, what: str) -> float:
@@ -74,7 +89,7 @@ def assert_cholesky(L: Any, A: Any, limit: float = 30.0) -> float:
     >>> assert_cholesky(np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([[4.0, 2.0], [2.0, 2.0]]))
     0.0
     """
-    factor = to_numpy(L, "L")
+    factor, A = _squares(L=L, A=A)
     if not (np.array_equal(factor, np.tril(factor)) and (np.diag(factor) > 0).all()):
         raise AssertionError("L must be lower triangular with a positive diagonal")
     wide = factor.astype(np.longdouble)
@@ -109,7 +124,12 @@ def assert_udu(T: Any, D: Any, H: Any, limit: float = 30.0) -> float:
     >>> assert_udu(T, D, np.array([[4.0, 2.0], [2.0, 4.0]]))
     0.0
     """
-    factor, pivots, matrix = to_numpy(T, "T"), to_numpy(D, "D"), to_numpy(H, "H")
+    factor, matrix = _squares(T=T, H=H)
+    pivots = to_numpy(D, "D")
+    if pivots.shape != (len(matrix),):
+        raise InvalidArgumentError(
+            f"D must be ({len(matrix)},), the pivots; got D.shape={pivots.shape}. Pass a diagonal."
+        )
     if not (np.array_equal(factor, np.triu(factor)) and (np.diag(factor) == 1).all()):
         raise AssertionError("T must be upper triangular with ones on its diagonal")
     if not (pivots > 0).all():
@@ -151,11 +171,8 @@ def assert_inverse(P: Any, A: Any, limit: float = 30.0) -> float:
     >>> assert_inverse(np.diag([0.5, 0.25]), np.diag([2.0, 4.0]))
     0.0
     """
-    inverse, matrix = to_numpy(P, "P"), to_numpy(A, "A").astype(np.longdouble)
-    n = len(matrix)
-    if n == 0:
-        return 0.0
-    wide = inverse.astype(np.longdouble)
-    size = np.abs(matrix).sum(axis=0).max() * np.abs(wide).sum(axis=0).max()
-    error = np.abs(matrix @ wide - np.eye(n)).sum(axis=0).max()
-    return _check(float(error / (n * size * _unit(inverse))), limit, "A P = I")
+    inverse, matrix = _squares(P=P, A=A)
+    n, wide, matrix = len(matrix), inverse.astype(np.longdouble), matrix.astype(np.longdouble)
+    size = np.abs(matrix).sum(axis=0).max(initial=0) * np.abs(wide).sum(axis=0).max(initial=0)
+    error = np.abs(matrix @ wide - np.eye(n)).sum(axis=0).max(initial=0)
+    return _check(_ratio(error, n * size * _unit(inverse)), limit, "A P = I")

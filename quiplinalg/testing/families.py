@@ -40,6 +40,11 @@ def spectrum(kind: str, n: int, kappa: float, rng: np.random.Generator) -> np.nd
     >>> spectrum("geometric spectrum", 3, 100.0, np.random.default_rng(0))
     array([1.  , 0.1 , 0.01])
     """
+    if not kappa >= 1:
+        raise InvalidArgumentError(
+            f"kappa must be at least 1, largest over least eigenvalue; got kappa={kappa!r}. "
+            "1 is a multiple of the identity."
+        )
     steps = np.arange(n) / max(n - 1, 1)
     if kind == "one large eigenvalue":
         values = np.full(n, 1 / kappa)

@@ -21,6 +21,7 @@ GUARANTEES = {
     "repeat": "the same call gives the same codes",
     "idempotent": "weights on grid points keep their codes",
     "refusal": "an H that is not positive definite is refused, not rounded to nearest in silence",
+    "dead columns": "zero columns of H are refused, or the others are rounded as if without them",
     "group scales": "scales fit the weights of their group as they are when it is reached",
 }
 

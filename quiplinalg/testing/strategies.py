@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.errors import BackendUnavailableError
+from quiplinalg.errors import BackendUnavailableError, InvalidArgumentError
 from quiplinalg.reference import minmax_grid, mse_grid, rms_grid
 from quiplinalg.testing.builders import (
     HESSIANS,
@@ -108,6 +108,15 @@ def hessians(
     Returns
     -------
     strategy of ndarray, (n, n), float64
+
+    Examples
+    --------
+    >>> from hypothesis import given, settings
+    >>> @settings(max_examples=5, deadline=None)
+    ... @given(hessians(max_dead=1))
+    ... def test_a_column_may_be_dead(H):
+    ...     assert (H.diagonal() <= 0).sum() <= 1
+    >>> test_a_column_may_be_dead()
     """
     n = draw(st.integers(min_n, max_n))
     dead = draw(st.integers(0, min(max_dead, n)))
@@ -129,6 +138,15 @@ def calibration_hessians(
     Returns
     -------
     strategy of ndarray, (n, n), float64
+
+    Examples
+    --------
+    >>> from hypothesis import given, settings
+    >>> @settings(max_examples=5, deadline=None)
+    ... @given(calibration_hessians(min_n=4))
+    ... def test_damping_makes_it_definite(H):
+    ...     assert np.linalg.eigvalsh(H)[0] > 0
+    >>> test_damping_makes_it_definite()
     """
     n = draw(st.integers(min_n, max_n))
     samples = draw(st.integers(min_samples, max(2 * n, min_samples)))
@@ -155,6 +173,15 @@ def weights(
     Returns
     -------
     strategy of ndarray, (m, n), float64
+
+    Examples
+    --------
+    >>> from hypothesis import given, settings
+    >>> @settings(max_examples=5, deadline=None)
+    ... @given(weights(max_m=3, max_n=5))
+    ... def test_they_are_finite(W):
+    ...     assert W.shape <= (3, 5) and np.isfinite(W).all()
+    >>> test_they_are_finite()
     """
     m, n = draw(st.integers(min_m, max_m)), draw(st.integers(min_n, max_n))
     return make_weights(draw(st.sampled_from(kinds)), m, n, draw(seeds))
@@ -188,6 +215,12 @@ def grids(
     ...     assert (grid[0] > 0).all()
     >>> test_steps_are_positive()
     """
+    unknown = {*kinds} - {"minmax", "mse", "rms", "odd"}
+    if unknown:
+        raise InvalidArgumentError(
+            f"kinds must be of minmax, mse, rms, odd; got {', '.join(sorted(unknown))}. 'odd' has "
+            "the most to find."
+        )
     kind = draw(st.sampled_from(list(kinds)))
     if kind == "rms":
         return rms_grid(W, bits, draw(st.floats(0.5, 3.0)))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["SUSPECTS", "feedback_rounding", "right_codes"]
+__all__ = ["SUSPECTS", "Suspect", "feedback_rounding", "right_codes"]
 
 Codes = np.ndarray
 Suspect = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, np.ndarray], Codes]
@@ -31,7 +31,7 @@ def feedback_rounding(
     Parameters
     ----------
     W : ndarray, (m, n)
-        Columns in the order of rounding; its precision is that of the feedback.
+        Columns in the order of rounding; its precision is that of the targets.
     A : ndarray, (n, n)
         Only its strict upper triangle is read.
     scale, zero : ndarray, (m, 1)
@@ -42,7 +42,7 @@ def feedback_rounding(
         Inside the loop; codes are clipped in any case.
     """
     m, n = W.shape
-    s, o = scale[:, 0], zero[:, 0]
+    s, o, A = scale[:, 0], zero[:, 0], A.astype(W.dtype)
     E = np.zeros_like(W)
     codes = np.zeros((m, n))
     for k in range(n):
@@ -115,13 +115,6 @@ def _damped(share: float) -> Suspect:
     return _in_order(feedback)
 
 
-def _single(W, H, scale, zero, maxq, perm):
-    """Everything after the factor in float32."""
-    A = _factor(H[np.ix_(perm, perm)]).astype(np.float32)
-    narrow = [a.astype(np.float32) for a in (W[:, perm], scale, zero)]
-    return _back(feedback_rounding(narrow[0], A, narrow[1], narrow[2], maxq), perm)
-
-
 def _natural(W, H, scale, zero, maxq, perm):
     return right_codes(W, H, scale, zero, maxq, np.arange(len(H)))
 
@@ -130,12 +123,20 @@ def _reversed(W, H, scale, zero, maxq, perm):
     return right_codes(W, H, scale, zero, maxq, np.arange(len(H))[::-1])
 
 
+def _descending(W, H, scale, zero, maxq, perm):
+    return right_codes(W, H, scale, zero, maxq, np.argsort(-np.diag(H), kind="stable"))
+
+
 def _weights_only(W, H, scale, zero, maxq, perm):
     return _back(feedback_rounding(W[:, perm], _factor(H), scale, zero, maxq), perm)
 
 
 def _hessian_only(W, H, scale, zero, maxq, perm):
     return feedback_rounding(W, _factor(H[np.ix_(perm, perm)]), scale, zero, maxq)
+
+
+def _hessian_only_put_back(W, H, scale, zero, maxq, perm):
+    return _back(_hessian_only(W, H, scale, zero, maxq, perm), perm)
 
 
 def _not_put_back(W, H, scale, zero, maxq, perm):
@@ -179,6 +180,9 @@ SUSPECTS: dict[str, Suspect] = {
     "the feedback is the inverse of T (or T where its inverse belongs)": _in_order(
         lambda H: np.linalg.inv(_factor(H))
     ),
+    "the errors are not divided by the diagonal of the factor": _in_order(
+        lambda H: _targets_of(np.linalg.cholesky(np.linalg.inv(H)).T)
+    ),
     "the feedback is half of what it should be": _in_order(lambda H: _factor(H) / 2),
     "only the column before is fed back": _in_order(
         lambda H: np.triu(_factor(H)) - np.triu(_factor(H), 2)
@@ -192,16 +196,16 @@ SUSPECTS: dict[str, Suspect] = {
     "codes wrap round at 256 where they should be clipped": _wraps,
     "columns are rounded from 0 to n - 1 whatever the order": _natural,
     "columns are rounded from n - 1 to 0": _reversed,
+    "columns are rounded by descending diagonal of H (pass order='act')": _descending,
     "the permutation is applied to W and not to H": _weights_only,
     "the permutation is applied to H and not to W": _hessian_only,
+    "the permutation is applied to H and not to W, and undone": _hessian_only_put_back,
     "the permutation is not undone: codes come back in the order of rounding": _not_put_back,
     "the permutation is undone twice": _put_back_twice,
     "the scale of the first row is used for all rows": _first_scale,
-    "0.01 of the mean diagonal is added to an H that is damped already (pass damp=0.01)": _damped(
-        0.01
-    ),
-    "0.1 of the mean diagonal is added to an H that is damped already (pass damp=0.1)": _damped(
-        0.1
-    ),
-    "the feedback is computed in float32": _single,
+    **{
+        f"{share:g} of the mean diagonal is added to an H that is damped already (pass "
+        f"damp={share:g})": _damped(share)
+        for share in (0.01, 0.05, 0.1)
+    },
 }

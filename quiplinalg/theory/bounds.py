@@ -12,7 +12,7 @@ from quiplinalg.arguments import as_float
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.bounded import check_bound
 from quiplinalg.parallel import single_blas_thread
-from quiplinalg.theory.pivots import check_count, pivots, psd_matrix, squared_steps
+from quiplinalg.theory.pivots import check_count, pivots, psd_matrix, step_sums
 
 __all__ = [
     "Lemma2",
@@ -153,7 +153,7 @@ def hadamard_mu_hessian(n: int, delta: float) -> float:
     Notes
     -----
     For signs and one n x n Hadamard matrix with entries +-1/sqrt(n).  Above sqrt(n), the largest
-    mu there is, the bound says nothing: for delta = 0.01 that is n < 27.
+    mu there is, the bound says nothing: for delta = 0.01 that is n < 24.
 
     References
     ----------
@@ -283,7 +283,7 @@ def safe_loss(objective: float, m: int, n: int, delta: float, scale: Any = 1.0) 
             "trace_D of a result of safe."
         )
     odds = math.log(4) + math.log(rows) + math.log(columns) - math.log(_probability(delta))
-    return odds / 2 * value * float(squared_steps(scale, rows, 1)[0])
+    return odds / 2 * value * float(step_sums(scale, rows, 1)[0])
 
 
 def _probability(delta: Any) -> float:

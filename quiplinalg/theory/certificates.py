@@ -126,7 +126,7 @@ def certify(W: Any, H: Any, quantized: Quantized, *, rows: int = 16, seed: int =
     Raises
     ------
     NotPositiveDefiniteError
-        H has an eigenvalue below -1e-4 times the largest.
+        H, scaled to a unit diagonal, has an eigenvalue below -1e-4 times the largest.
     NonFiniteError, DTypeError, InvalidArgumentError
 
     Notes
@@ -175,19 +175,22 @@ def certify(W: Any, H: Any, quantized: Quantized, *, rows: int = 16, seed: int =
             f"{quantized.shape[1]}); got W {weight.shape} and H {hessian.shape}. "
             "Pass the W and H that were quantised, W.T for Keras or Flax kernels."
         )
-    processing, known = quantized.processing, 0.0
+    processing, known, off = quantized.processing, 0.0, np.zeros(m)
     if processing is not None:
         if processing.input is not None:
             weight = without_dead(weight, hessian)
         weight, hessian = processing.weight(weight, "generic"), processing.hessian(hessian)
         known = 8 * (m + n + 8) * _EPS
+        off = known * np.sqrt(np.square(weight).sum(axis=1))
+        if processing.output is not None:  # a row of U W may be small by cancellation
+            off[:] = np.sqrt(np.square(off).sum())
 
     least = check_psd(hessian)
     layer = _Layer(weight, hessian, quantized)
     losses, energy = layer.losses()
     chosen = np.sort(np.random.default_rng(key).choice(m, min(count, m), replace=False))
     tasks = [
-        (hessian, weight[r], layer.grid_of(r), layer.mask_of(r), least, known)
+        (hessian, weight[r], layer.grid_of(r), layer.mask_of(r), least, known, float(off[r]))
         for r in map(int, chosen)
     ]
     with single_blas_thread():
@@ -308,7 +311,7 @@ class _Layer:
             total = float(np.square(scale).sum()) * (m / max(scale.shape[0], 1))
             return np.ones((1, live.size)), np.array([total])
         steps = scale[:, grid.columns(self.H.shape[0])[live]]
-        return steps, np.full(steps.shape[0], m / steps.shape[0])
+        return steps, np.full(steps.shape[0], m / max(steps.shape[0], 1))
 
 
 def _decibels(above: float, below: float) -> float:

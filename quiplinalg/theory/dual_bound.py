@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.arrays import to_numpy
+from quiplinalg.errors import DTypeError, InvalidArgumentError, NotPositiveDefiniteError
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.parallel import run_all, single_blas_thread
@@ -36,6 +37,7 @@ __all__ = ["check_psd", "dual_bound", "row_bound"]
 
 _EPS = float(np.finfo(np.float64).eps)
 _NEGATIVE = 1e-4
+_TINY = 1e-280  # of the largest H_kk (s_k^2): what is smaller has lost digits to underflow
 
 
 def dual_bound(W: Any, H: Any, grid: UniformGrid, *, mask: Any = None) -> np.ndarray:
@@ -62,7 +64,8 @@ def dual_bound(W: Any, H: Any, grid: UniformGrid, *, mask: Any = None) -> np.nda
     Raises
     ------
     NotPositiveDefiniteError
-        H has an eigenvalue below -1e-4 times the largest: no second moment does.
+        H, scaled to a unit diagonal, has an eigenvalue below -1e-4 times the largest: no second
+        moment does.
     NonFiniteError, DTypeError, InvalidArgumentError
 
     Notes
@@ -73,7 +76,7 @@ def dual_bound(W: Any, H: Any, grid: UniformGrid, *, mask: Any = None) -> np.nda
     succeed, and the value is rounded down by a bound of all rounding errors.  The weights, H and
     the grid count as exact.
 
-    Per row 30 to 60 steps of 4 (2n)^3 / 3 flops on a grid that ends, 2 n^3 on an unbounded one.
+    Per row 30 to 80 steps of 4 (2n)^3 / 3 flops on a grid that ends, 2 n^3 on an unbounded one.
     Rows are shared out among the threads; the same bits for any number of them.
 
     References
@@ -89,17 +92,25 @@ def dual_bound(W: Any, H: Any, grid: UniformGrid, *, mask: Any = None) -> np.nda
     >>> bool(0.499 < bound[0] <= 0.5)
     True
     """
-    weight = work_matrix(W).astype(np.float64)
-    hessian = psd_matrix(H)
+    if not isinstance(grid, UniformGrid):
+        raise DTypeError(
+            f"grid must be a UniformGrid; got {type(grid).__name__}. The grid of a result is its "
+            "quantized.grid; ql.mse_grid(W, bits) makes one."
+        )
+    weight, hessian = work_matrix(W).astype(np.float64), psd_matrix(H)
     m, n = weight.shape
-    pruned = None if mask is None else np.asarray(mask)
-    if hessian.shape[0] != n or grid.scale.shape[0] not in (1, m) or (
-        pruned is not None and pruned.shape != (m, n)
-    ):  # fmt: skip
+    pruned = None if mask is None else to_numpy(mask, "mask", integers=True)
+    if pruned is not None and pruned.dtype != np.bool_:
+        raise DTypeError(
+            f"mask must be of dtype bool; got {pruned.dtype}. True is a weight that is pruned."
+        )
+    fits = grid.scale.shape[0] in (1, m) and grid.columns(n).shape == (n,)
+    if hessian.shape[0] != n or not fits or (pruned is not None and pruned.shape != (m, n)):
         raise InvalidArgumentError(
-            f"W must be (m, n), H (n, n), grid of 1 or m rows and mask (m, n); got W {(m, n)}, "
-            f"H {hessian.shape}, {grid!r}"
-            f"{'' if pruned is None else f' and mask {pruned.shape}'}."
+            f"W must be (m, n), H (n, n), grid of 1 or m rows and n columns, and mask (m, n); got "
+            f"W {(m, n)}, H {hessian.shape}, {grid!r} of {grid.columns(n).shape[0]} columns"
+            f"{'' if pruned is None else f' and mask {pruned.shape}'}. Pass the grid of this W, "
+            "and W.T for Keras or Flax kernels."
         )
     least = check_psd(hessian)
     tasks = [
@@ -116,8 +127,6 @@ def check_psd(H: np.ndarray) -> float:
     Raises NotPositiveDefiniteError where it is below -1e-4 times the largest.
     """
     from scipy.linalg import eigh
-
-    from quiplinalg.errors import NotPositiveDefiniteError
 
     live = np.flatnonzero(H.diagonal() > 0)
     if not live.size:
@@ -140,13 +149,15 @@ def _row_of(grid: UniformGrid, r: int) -> UniformGrid:
     return replace(grid, scale=grid.scale[r : r + 1], zero=grid.zero[r : r + 1])
 
 
+@np.errstate(all="ignore")  # what over- or underflows bounds nothing, or ends as 0
 def row_bound(
     H: np.ndarray,
     w: np.ndarray,
     grid: UniformGrid,
     mask: np.ndarray | None,
     least: float,
-    known: float = 0.0,
+    H_error: float = 0.0,
+    w_error: float = 0.0,
 ) -> float:
     """Return the verified bound of one row.
 
@@ -159,8 +170,9 @@ def row_bound(
     mask : ndarray, (n,), bool, or None
     least : float
         What `check_psd` returned.
-    known : float
-        Relative error of H (of tr H, in the 2-norm) and of w (of ||w||): 0 where they are exact.
+    H_error, w_error : float
+        How far H (in the 2-norm, of tr H) and w (in the 2-norm, absolute) may be off: 0 where they
+        are exact.
     """
     n = w.shape[0]
     columns = grid.columns(n)
@@ -169,19 +181,19 @@ def row_bound(
     kept = H.diagonal() > 0  # a dead column costs nothing, whatever its code
     pruned = np.zeros(n, bool) if mask is None else mask & kept
     kept &= ~pruned
-    trace = float(H.trace())
-    if trace == 0:
+    if not (kept | pruned).any():
         return 0.0
-    # an exact power of two: H may be near over- or underflow
-    power = int(np.frexp(trace)[1])
-    H, trace = np.ldexp(H, -power), float(np.ldexp(trace, -power))
+    # exact powers of two: H and the steps may be near over- or underflow
+    sizes = np.where(pruned, np.abs(w), s)[kept | pruned]
+    power, unit = int(np.frexp(H.diagonal().max())[1]), int(np.frexp(sizes.max())[1])
+    H, w, s = np.ldexp(H, -power), np.ldexp(w, -unit), np.ldexp(s, -unit)
+    error = H_error * float(H.trace())
 
     s, zero, root = s[kept], zero[kept], np.sqrt(H.diagonal())
     x = w[kept] / s + zero
     # how far W and the targets are known, in the norm of H
     moved = _EPS * float((2 * np.abs(w[kept]) + s * (np.abs(zero) + np.abs(x))) @ root[kept])
-    moved += known * float(np.sqrt(w @ w)) * float(root.sum())
-    error = known * trace
+    moved += float(np.ldexp(w_error, -unit)) * float(root.sum())
 
     # pruned weights are errors -w that no code changes
     fixed = np.where(pruned, -w, 0.0)
@@ -194,11 +206,15 @@ def row_bound(
     dual = Dual(
         H=H[np.ix_(kept, kept)] * s * s[:, None], x=x, maxq=grid.maxq, pull=pull, constant=constant
     )
-    multipliers = maximise(dual, least)
+    smallest = min(H.diagonal()[kept | pruned].min(), dual.H.diagonal().min(initial=1.0))
+    multipliers = maximise(dual, least) if smallest > _TINY else None
     if multipliers is None:
         return 0.0
     value = verified_value(dual, multipliers, pull_doubt, error * np.square(s))
     # |loss(w')^1/2 - loss(w)^1/2| <= ||w' - w||_H for the same codes
-    value = max(np.sqrt(max(value, 0.0)) - moved, 0.0) ** 2 * (1 - 8 * _EPS)
-    with np.errstate(under="ignore"):
-        return float(np.ldexp(value, power))
+    root_value = np.sqrt(value) - moved if value > 0 else 0.0
+    if not root_value > 0:
+        return 0.0
+    value = root_value**2 * (1 - 8 * _EPS)
+    # back to the caller's units, and down: the product may over- or underflow
+    return float(np.nextafter(np.ldexp(value, power + 2 * unit), 0.0))

@@ -13,7 +13,7 @@ _EPS = float(np.finfo(np.float64).eps)
 _TIGHT = 1e-3  # of the value: how far from the maximum it may end
 _SHRINK = 6.0
 _BOUNDARY = 0.9
-_INNER = 30
+_INNER = 200  # at one tau; to shrink it before the centre is near makes all later ones long
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,9 @@ def maximise(dual: Dual, least: float) -> np.ndarray | None:
     if n == 0:
         return np.zeros((dual.kinds, 0))
     if dual.kinds == 2:
-        start = np.array([0.05, 0.06])[:, None] * diagonal
+        small = 0.5 / dual.maxq**2  # a box is up to maxq^2 / 4, a gap 1/4
+        gap, box = 0.8 * small + 0.3 * max(least, 0.0), small + 2 * max(-least, 0.0)
+        start = np.array([gap, box])[:, None] * diagonal
     elif dual.equal:
         start = -0.05 * diagonal[None]
     elif least > 64 * n * _EPS:

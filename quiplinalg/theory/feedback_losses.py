@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arguments import as_float
-from quiplinalg.arrays import to_numpy
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.theory.losses import nearest_worst
-from quiplinalg.theory.pivots import block_pivots, check_count, pivots, psd_matrix, squared_steps
+from quiplinalg.theory.pivots import block_pivots, check_count, pivots, psd_matrix, step_sums
 
 __all__ = [
     "block_ldlq_average",
@@ -93,12 +92,8 @@ def ldlq_variance(H: Any, m: int = 1, scale: Any = 1.0, order: Any = "natural") 
     >>> ql.theory.ldlq_variance(np.eye(3), m=60)
     1.0
     """
-    D, m = pivots(H, order), check_count(m, "m")
-    if np.ndim(scale) == 2:
-        scale = np.square(to_numpy(scale, "scale"))
-    else:
-        scale = scale * scale
-    return float(squared_steps(scale, m, D.shape[0]) @ np.square(D)) / 180
+    D = pivots(H, order)
+    return float(step_sums(scale, check_count(m, "m"), D.shape[0], 4) @ np.square(D)) / 180
 
 
 def ldlq_worst(H: Any, m: int = 1, scale: Any = 1.0, order: Any = "natural") -> float:
@@ -301,4 +296,4 @@ def block_ldlq_worst(H: Any, block: int, m: int = 1, scale: float = 1.0) -> floa
 def _feedback(H: Any, m: int, scale: Any, order: Any) -> float:
     """sum_rk s_rk^2 D_k."""
     D = pivots(H, order)
-    return float(squared_steps(scale, check_count(m, "m"), D.shape[0]) @ D)
+    return float(step_sums(scale, check_count(m, "m"), D.shape[0]) @ D)

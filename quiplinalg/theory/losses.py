@@ -18,7 +18,7 @@ import numpy as np
 from quiplinalg.arrays import to_numpy
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.parallel import single_blas_thread
-from quiplinalg.theory.pivots import check_count, psd_matrix, squared_steps
+from quiplinalg.theory.pivots import check_count, psd_matrix, step_sums
 
 __all__ = [
     "nearest_average",
@@ -202,7 +202,7 @@ def stochastic_worst(H: Any, m: int = 1, scale: Any = 1.0) -> float:
 def _diagonal(H: Any, m: int, scale: Any) -> float:
     """sum_rk s_rk^2 H_kk."""
     diagonal = psd_matrix(H).diagonal()
-    return float(squared_steps(scale, check_count(m, "m"), diagonal.shape[0]) @ diagonal)
+    return float(step_sums(scale, check_count(m, "m"), diagonal.shape[0]) @ diagonal)
 
 
 def _over_rows(H: np.ndarray, m: int, scale: Any, form: Any) -> float:
@@ -210,7 +210,7 @@ def _over_rows(H: np.ndarray, m: int, scale: Any, form: Any) -> float:
     n = H.shape[0]
     if n == 0 or m == 0:
         return 0.0
-    total = squared_steps(scale, m, n)
+    total = step_sums(scale, m, n)
     steps = np.full((1, 1), float(scale)) if np.ndim(scale) == 0 else to_numpy(scale, "scale")
     if steps.shape[1] == 1:
         return form(H) * float(total[0])

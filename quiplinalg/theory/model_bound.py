@@ -9,7 +9,7 @@ import numpy as np
 
 from quiplinalg.arrays import to_numpy
 from quiplinalg.errors import InvalidArgumentError
-from quiplinalg.theory.pivots import check_count, pivots_and_order, psd_matrix, squared_steps
+from quiplinalg.theory.pivots import check_count, pivots_and_order, psd_matrix, step_sums
 
 __all__ = ["CUBES_DB", "concave_pivots", "model_bound", "row_bounds"]
 
@@ -135,11 +135,11 @@ def model_bound(H: Any, m: int = 1, scale: Any = 1.0, order: Any = "natural") ->
     """
     D, columns = pivots_and_order(psd_matrix(H), order)
     n, rows = D.shape[0], check_count(m, "m")
-    total = squared_steps(scale, rows, n)
+    total = step_sums(scale, rows, n)
     if np.ndim(scale) == 0 or np.shape(scale)[1] == 1:
         return float(total[0] * concave_pivots(D[columns]).sum()) * _SHARE if n else 0.0
     steps = to_numpy(scale, "scale").astype(np.float64)
-    return float(row_bounds(D, columns, steps).sum()) * (rows / steps.shape[0])
+    return float(row_bounds(D, columns, steps).sum()) * (rows / max(steps.shape[0], 1))
 
 
 def row_bounds(D: np.ndarray, columns: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ __all__ = [
     "pivots",
     "pivots_and_order",
     "psd_matrix",
-    "squared_steps",
+    "step_sums",
 ]
 
 _NEGATIVE = 1e-4  # of the largest eigenvalue: what rounding H to 16 bits may have made of zero
@@ -31,7 +31,8 @@ _NEGATIVE = 1e-4  # of the largest eigenvalue: what rounding H to 16 bits may ha
 def psd_matrix(H: Any, name: str = "H") -> np.ndarray:
     """Return H as a float64 matrix, (H + H^T) / 2, after the checks of `symmetric_matrix`."""
     matrix = symmetric_matrix(H, name, select("generic")).astype(np.float64)
-    return (matrix + matrix.T) / 2
+    # symmetric as it comes, it stays so to the bit, near over- and underflow too
+    return matrix if (matrix == matrix.T).all() else matrix / 2 + matrix.T / 2
 
 
 def check_count(value: Any, name: str, least: int = 0) -> int:
@@ -39,13 +40,13 @@ def check_count(value: Any, name: str, least: int = 0) -> int:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or value < least:
         raise InvalidArgumentError(
-            f"{name} must be a whole number of at least {least}; got {name}={value!r}."
+            f"{name} must be a whole number of at least {least}; got {name}={value!r}. Pass an int."
         )
     return int(value)
 
 
-def squared_steps(scale: Any, m: int, n: int) -> np.ndarray:
-    """Return sum_r s_rk^2 for each column k, (n,): what the columns' pivots are multiplied by.
+def step_sums(scale: Any, m: int, n: int, power: int = 2) -> np.ndarray:
+    """Return sum_r s_rk^power for each column k, (n,).
 
     ``scale`` is a number, or broadcasts to (m, n): (m, 1) is one step a row, (1, n) one a column.
     """
@@ -63,7 +64,8 @@ def squared_steps(scale: Any, m: int, n: int) -> np.ndarray:
         raise InvalidArgumentError(
             f"scale must be positive and finite; got scale={scale!r}. It is the step of the grid."
         )
-    total = np.square(steps).sum(axis=0) * (m / steps.shape[0])
+    with np.errstate(over="ignore", under="ignore"):
+        total = (steps**power).sum(axis=0) * (m / max(steps.shape[0], 1))
     return np.broadcast_to(total, (n,)).copy()
 
 
@@ -75,9 +77,11 @@ def order_columns(H: np.ndarray, order: Any) -> np.ndarray:
     n = H.shape[0]
     if not isinstance(order, str):
         columns = to_numpy(order, "order", integers=True)
-        if columns.dtype.kind not in "iu" or not np.array_equal(np.sort(columns), np.arange(n)):
+        whole = columns.dtype.kind in "iu" and columns.ndim == 1
+        if not whole or not np.array_equal(np.sort(columns), np.arange(n)):
             raise InvalidArgumentError(
-                f"order must be a name or a permutation of the {n} columns; got order={order!r}."
+                f"order must be a name or a permutation of the {n} columns; got order={order!r}. "
+                'Names are "natural", "act" and "min-pivot".'
             )
         return columns.astype(np.int64)
     check_order(order)
@@ -108,7 +112,8 @@ def pivots(H: Any, order: Any = "natural") -> np.ndarray:
     Raises
     ------
     NotPositiveDefiniteError
-        H has an eigenvalue below -1e-4 times the largest; or is singular, with "min-pivot".
+        H, scaled to a unit diagonal, has an eigenvalue below -1e-4 times the largest; or H is
+        singular, with "min-pivot".
     NonFiniteError, DTypeError, InvalidArgumentError
 
     Notes
@@ -149,25 +154,31 @@ def _pivots(H: np.ndarray) -> np.ndarray:
     peak = H.diagonal().copy()
     with single_blas_thread():
         C, info = dpotrf(H[::-1, ::-1], lower=1, clean=1)
-        D = np.square(C.diagonal())[::-1] if info == 0 else _singular(H)
+        D = np.square(C.diagonal())[::-1] if info == 0 else _singular(H, peak)
     floor = 8 * n * float(np.finfo(np.float64).eps) * peak
     return np.where(floor < D, D, 0.0)
 
 
-def _singular(H: np.ndarray) -> np.ndarray:
-    """Pivots from H = R^T R, whose columns lose what the columns after them span (a QR)."""
+def _singular(H: np.ndarray, peak: np.ndarray) -> np.ndarray:
+    """Pivots from H = R^T R, whose columns lose what the columns after them span (a QR).
+
+    Of H with a unit diagonal: what counts as zero must not depend on the units of the columns.
+    """
     from scipy.linalg import eigh, qr
 
-    values, Q = eigh(H)
+    unit = np.sqrt(np.where(peak > 0, peak, 1.0))
+    values, Q = eigh(H / unit / unit[:, None])
     if values[0] < -_NEGATIVE * max(values[-1], 0.0):
         worst = int(np.argmax(np.abs(Q[:, 0])))
         raise NotPositiveDefiniteError(
-            worst, float(values[0]), "A second moment has no negative eigenvalue: check H."
-        )
+            worst, float(values[0]),
+            "A second moment has no negative eigenvalue (this one is of H with a unit diagonal): "
+            "check H.",
+        )  # fmt: skip
     values = np.where(values > 8 * len(values) * np.finfo(np.float64).eps * values[-1], values, 0.0)
     root = np.sqrt(values)[:, None] * Q.T
     (C,) = qr(root[:, ::-1], mode="r")
-    return np.square(C.diagonal())[::-1]
+    return np.square(C.diagonal())[::-1] * peak
 
 
 def block_pivots(H: Any, block: int) -> np.ndarray:

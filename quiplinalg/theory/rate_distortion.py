@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arguments import as_float
-from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
 from quiplinalg.parallel import single_blas_thread
 from quiplinalg.theory.pivots import psd_matrix
 
 __all__ = ["rate_distortion"]
+
+_NEGATIVE = 1e-4
 
 
 def rate_distortion(H: Any, variance: float = 1.0, bits: float = 2.0) -> float:
@@ -34,6 +36,12 @@ def rate_distortion(H: Any, variance: float = 1.0, bits: float = 2.0) -> float:
     -------
     float
         For one row; the limit of codes over many rows, whatever the codebook.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        H has an eigenvalue below -1e-4 times the largest.
+    NonFiniteError, DTypeError, InvalidArgumentError
 
     Notes
     -----
@@ -63,7 +71,13 @@ def rate_distortion(H: Any, variance: float = 1.0, bits: float = 2.0) -> float:
     from scipy.linalg import eigvalsh
 
     with single_blas_thread():
-        values = eigvalsh(matrix)[::-1] * spread
+        values = eigvalsh(matrix)[::-1]
+    if values[-1] < -_NEGATIVE * max(values[0], 0.0):
+        raise NotPositiveDefiniteError(
+            int(np.argmin(matrix.diagonal())), float(values[-1]),
+            "A second moment has no negative eigenvalue (this is its least one): check H.",
+        )  # fmt: skip
+    values = values * spread
     floor = 8 * n * float(np.finfo(np.float64).eps) * max(float(values[0]), 0.0)
     values = values[values > floor]
     if not values.size:

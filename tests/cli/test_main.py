@@ -1,5 +1,6 @@
 """The command itself, and the small commands: help, inspect, info, warmup, demo."""
 
+import dataclasses
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from quiplinalg import __version__, open_result
 from quiplinalg.cli.main import COMMANDS, main
 from quiplinalg.cli.picture import Magnitudes, is_picture, write_picture
 from quiplinalg.files import ProblemWriter
+from quiplinalg.kernels.record import select
 
 RUN = "import sys; from quiplinalg.cli.main import main; code = main(sys.argv[1:]); "
 
@@ -120,7 +122,17 @@ def test_info(capsys):
 
 def test_warmup(capsys):
     assert main(["warmup"]) == 0
-    assert "ready in" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "ready in" in text and "warmup --all" in text
+    assert main(["warmup", "--all"]) == 0
+    assert "--all" not in capsys.readouterr().out
+    kernels = select("cpu")
+    compiled = {
+        field.name: len(kernel.signatures)
+        for field in dataclasses.fields(kernels)
+        if hasattr(kernel := getattr(kernels, field.name), "signatures")
+    }
+    assert len(compiled) > 20 and all(compiled.values()), compiled
 
 
 def test_demo(tmp_path, monkeypatch, capsys):

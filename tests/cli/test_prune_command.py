@@ -82,10 +82,23 @@ def test_with_bits_the_rest_is_rounded(problem, out, flags, keywords, capsys):
             np.testing.assert_array_equal(got.mask, expected.mask)
             assert not np.asarray(got)[got.mask].any() and got.loss == expected.loss
     capsys.readouterr()
+    assert main(["inspect", out]) == 0
+    text = capsys.readouterr().out
+    assert "pruned %" in text and "50.00" in text
     assert main(["inspect", out, "--json"]) == 0
     first = json.loads(capsys.readouterr().out.splitlines()[0])
     assert first["sparsity"] == 0.5 and first["bits"] in (3, 4)
     assert main(["verify", problem, out]) == 0
+
+
+@pytest.mark.parametrize("method", ("sparsegpt", "obs"))
+def test_a_quantised_mask_that_breaks_its_pattern_is_found(problem, out, method, capsys):
+    with ql.open_problem(problem) as source, ql.ResultWriter(out) as writer:
+        W, H = source.weight("b"), source.hessian("b")
+        q = ql.prune_quantize(W, H, 4, 0.5, method=method)
+        writer.add("b", q, mask_pattern="2:4")
+    assert main(["verify", problem, out]) == 1
+    assert "the mask is not 2:4" in capsys.readouterr().err
 
 
 def test_json_and_dry_run(problem, out, tmp_path, capsys):
@@ -111,6 +124,15 @@ def test_a_layer_that_fails_is_left_out(tmp_path, out, capsys):
     assert "--damp" in error and "1 of 2 layers FAILED" in error
     with ql.open_result(out) as result:
         assert result.names == ("good",)
+
+
+@pytest.mark.parametrize(
+    "flags", (["--pattern", "2:1000000000"], ["--method", "obs", "--pattern", "block:2000"])
+)
+def test_a_pattern_of_no_layers_size_costs_neither_memory_nor_time(problem, out, flags, capsys):
+    """The kernels are compiled by a call of another size."""
+    assert main(["prune", problem, out, *flags]) == 1
+    assert capsys.readouterr().err.count("pattern must divide the columns") == 2
 
 
 def test_what_is_refused(problem, out, capsys):

@@ -82,6 +82,9 @@ def test_nothing_is_overwritten_without_being_asked(files, tmp_path, capsys):
     "flags, said",
     [
         (["--rows", "3"], "needs --certificate"),
+        (["--rows", "0"], "needs --certificate"),
+        (["--seed", "0"], "needs --certificate"),
+        (["--certificate", "other.h5"], "a JSON file"),
         (["--overwrite"], "needs --certificate"),
         (["--certificate", "no/such/folder.json"], "existing directory"),
         (["--certificate", "--rows", "-1"], "rows"),
@@ -107,6 +110,16 @@ def test_a_layer_that_fails_has_its_certificate_all_the_same(files, tmp_path, ca
     figures = json.load(open(tmp_path / "broken.certificate.json"))["layers"]["head"]
     assert all(low <= high for low, high in zip(figures["row_bounds"], figures["row_losses"],
                                                 strict=True))  # fmt: skip
+
+
+def test_pruned_layers_are_named_as_having_none(files, tmp_path, capsys):
+    problem, _ = files
+    result, path = str(tmp_path / "pruned.h5"), tmp_path / "c.json"
+    assert main(["prune", problem, result, "--sparsity", "0.5"]) == 0
+    capsys.readouterr()
+    assert main(["verify", problem, result, "--certificate", str(path)]) == 0
+    assert "no certificate for 2 pruned layers" in capsys.readouterr().out
+    assert json.loads(path.read_text())["layers"] == {}
 
 
 def test_a_write_that_fails_leaves_nothing(files, tmp_path, monkeypatch):

@@ -200,6 +200,12 @@ def test_bad_numbers():
         ql.inverse_remove(HINV, [1, 1])
     with pytest.raises(ql.DTypeError, match="flatnonzero"):
         ql.inverse_remove(HINV, np.array([True, False] * 3))
+    with pytest.raises(ql.InvalidArgumentError, match=f"={2**64 - 1}"):
+        ql.inverse_remove(HINV, np.array([2**64 - 1], np.uint64))
+    with pytest.raises(ql.DTypeError, match="whole numbers"):
+        ql.inverse_remove(HINV, {"a", 1})
+    with pytest.raises(ql.InvalidArgumentError, match="rows that differ in length"):
+        ql.inverse_remove(np.stack([HINV, HINV]), [[1], [0, 2]])
     with pytest.raises(ql.InvalidArgumentError, match="woodbury"):
         ql.sherman_morrison(HINV, X)
     with pytest.raises(ql.InvalidArgumentError, match="unit lower"):

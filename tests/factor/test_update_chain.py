@@ -215,3 +215,13 @@ def test_a_disturbed_inverse_is_noticed_by_residual_and_put_right_by_refresh():
     assert chain.residual() == pytest.approx(1e-3, rel=1e-6)
     chain.refresh()
     assert chain.residual() <= chain.bound <= 1e-10
+
+
+def test_data_that_overflows_h_changes_nothing():
+    chain = ql.ActiveInverse(np.eye(3), active=[1, 2])
+    before = chain.inverse.copy()
+    for z in ([1e200, 0.0, 0.0], [0.0, 1e200, 0.0]):  # of an inactive row too
+        with pytest.raises(ql.InvalidArgumentError, match="range of float64"):
+            chain.update(np.array(z))
+    chain.adjoin(0)
+    assert (chain.inverse == np.eye(3)).all() and (before == np.eye(2)).all()

@@ -3,7 +3,8 @@
     python tests/faults/run.py [words of names ...] [--jobs 2] [--output build/faults] [--targeted]
 
 A fault meets the tests that are likely to see it first, and if it survives these, all of the usual
-run.  The table is printed and written as faults.md and faults.json.  Exit status 1: a fault lives.
+run.  The table is printed and written as faults.md and faults.json.  Exit status 1: a fault lives;
+2: a test fails without any.
 
 A copy has a Numba cache of its own, filled once from the sources as they are; the kernels that a
 fault changes, and those that are compiled with them, are taken out of it, because Numba looks at
@@ -168,13 +169,21 @@ def main() -> int:
         if not arguments.names
         or any(word in fault.name or word in fault.file for word in arguments.names)
     ]
+    if not chosen:
+        parser.error(f"no fault has {' or '.join(arguments.names)} in its name or file")
     # those that compile most first, so that the copies end together
     chosen.sort(key=lambda fault: not fault.file.startswith("kernels/cpu_tile"))
     output = arguments.output.resolve()
     jobs = max(1, min(arguments.jobs, len(chosen)))
+    made = [Copy(output / f"copy-{number}") for number in range(jobs)]
+    # a test that fails without any fault would kill them all
+    failing = made[0].pytest(tuple({test: 0 for f in chosen for test in f.tests}), _ALL_SECONDS)
+    if failing:
+        print(f"no fault is planted yet, and a test fails: {failing}")
+        return 2
     copies: SimpleQueue[Copy] = SimpleQueue()
-    for number in range(jobs):
-        copies.put(Copy(output / f"copy-{number}"))
+    for copy in made:
+        copies.put(copy)
 
     def work(fault: Fault) -> dict:
         copy = copies.get()

@@ -2,6 +2,12 @@
 
 import other_faults
 import rounding_faults
+import search_faults
 import second_order_faults
 
-FAULTS = (*rounding_faults.FAULTS, *other_faults.FAULTS, *second_order_faults.FAULTS)
+FAULTS = (
+    *rounding_faults.FAULTS,
+    *other_faults.FAULTS,
+    *second_order_faults.FAULTS,
+    *search_faults.FAULTS,
+)

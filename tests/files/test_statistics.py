@@ -163,6 +163,21 @@ def test_no_flipped_byte_of_the_file_changes_an_entry(tmp_path):
     assert found
 
 
+@pytest.mark.parametrize("key, value", [("count", 41), ("weight", 3.0), ("weight_squared", 3.0)])
+def test_a_scalar_that_was_changed_is_found(tmp_path, key, value):
+    """Each is as possible as the one that was written: the checksum alone can tell."""
+    path = tmp_path / "s.h5"
+    with ql.StatisticsWriter(path) as writer:
+        writer.add("a", second(mean=True))
+    with h5py.File(path, "r+") as file:
+        assert file["statistics/a"].attrs[key] != value
+        file["statistics/a"].attrs.modify(key, value)
+    with ql.open_statistics(path) as reader:
+        for read in (reader.info, reader.hessian):
+            with pytest.raises(FormatError, match="checksum"):
+                read("a")
+
+
 def delete(key):
     return lambda group: group.__delitem__(key)
 

@@ -112,10 +112,14 @@ def test_any_split_and_any_thread_count_give_the_same_bits(n, dtype):
     assert (H.sum() == whole.sum()).all()
 
 
-def test_tiles_of_many_sizes_give_what_one_product_gives():
-    for n in (63, 64, 65, 127, 129, 255, 400, 513):
-        X = integers(9, n, np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])  # of other tiles
+def test_tiles_of_many_sizes_give_what_one_product_gives(dtype):
+    for n in (63, 64, 65, 127, 129, 193, 255, 400, 513):
+        X, Y = integers(9, n, dtype), integers(9, n, dtype, seed=1)
         assert (accumulated(X).sum() == X.astype(float).T @ X.astype(float)).all(), n
+        both = ql.CrossMoment(n)
+        both.add(X, Y)
+        assert (both.sum() == X.astype(float).T @ Y.astype(float)).all(), n
 
 
 def test_precisions_mix_at_fixed_places():
@@ -164,7 +168,7 @@ def test_weights_and_masks():
     assert (one.sum() == many.sum()).all() and one.weight == many.weight
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e25, 3e38])
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-12, 1e12, 1e20, 1e25, 3e38])
 def test_float32_batches_at_the_ends_of_the_range(scale):
     X = (integers(20, 4, np.float32) / np.float32(4)) * np.float32(scale)
     wide = X.astype(np.longdouble)
@@ -214,7 +218,9 @@ def test_bad_arguments():
         (InvalidArgumentError, "last axis", (np.float64(1.0),), {}),
         (InvalidArgumentError, "weights.shape", (np.ones((2, 3)),), {"weights": np.ones(3)}),
         (InvalidArgumentError, "2\\*\\*60", (np.ones((2, 3)),), {"weights": [1.0, -1.0]}),
-        (InvalidArgumentError, "2\\*\\*480", (np.full((2, 3), 1e150),), {}),
+        (InvalidArgumentError, "2\\*\\*60", (np.ones((2, 3)),), {"weights": [1.0, 2.0**61]}),
+        (InvalidArgumentError, "2\\*\\*-500", (np.ones((2, 3)),), {"weights": [0.0, 1e-200]}),
+        (InvalidArgumentError, "2\\*\\*450", (np.full((2, 3), 1e150),), {}),
         (NonFiniteError, r"weights\[1\]", (np.ones((2, 3)),), {"weights": [1.0, np.nan]}),
         (DTypeError, "floating", (np.ones((2, 3), int),), {}),
         (DTypeError, "did you mean weights", (np.ones((2, 3)),), {"mask": [1, 0]}),
@@ -265,6 +271,15 @@ def test_odd_memory_layouts_and_no_change_to_the_batch():
     assert H.count == 0 and (H.sum() == 0).all()
 
 
+def test_the_largest_inputs_and_weights_do_not_overflow_and_the_least_do_not_vanish():
+    H = ql.Hessian(2)
+    H.add(np.full((64, 2), 2.0**450), weights=np.full(64, 2.0**60))
+    assert (H.sum() == 2.0**966).all() and H.diagnostics().effective_samples == 64
+    H = ql.Hessian(2)
+    H.add(np.ones((64, 2)), weights=np.full(64, 2.0**-500))
+    assert (H.mean() == 1).all() and H.diagnostics().effective_samples == 64
+
+
 def test_what_is_returned_is_new():
     H = accumulated(integers(5, 3), track_mean=True)
     for read in (H.sum, H.mean, H.covariance, H.input_mean):
@@ -294,7 +309,7 @@ def test_too_few_tokens_warn_once_read():
 def test_merging_is_exact_on_integers_and_fixed_by_the_order():
     X = integers(2000, 6)
     shards = [accumulated(X[i : i + 300], track_mean=True) for i in range(0, 2000, 300)]
-    total = ql.merge_statistics(shards)
+    total = ql.merge_statistics(shard for shard in shards)
     assert (total.sum() == X.astype(int).T @ X.astype(int)).all()
     assert total.count == 2000 and (total.input_mean() == X.mean(axis=0)).all()
     assert (shards[0].sum() == X[:300].T @ X[:300]).all(), "a part was changed"
@@ -322,8 +337,9 @@ def test_merging_is_exact_on_integers_and_fixed_by_the_order():
 
 
 def test_what_does_not_merge():
-    with pytest.raises(InvalidArgumentError, match="one accumulator or more"):
-        ql.merge_statistics([])
+    for parts, got in (([], "none"), ("ab", "str"), ([np.eye(2)] * 2, "ndarray"), (None, "None")):
+        with pytest.raises(InvalidArgumentError, match=f"or more; got {got}"):
+            ql.merge_statistics(parts)
     for other, text in (
         (ql.Hessian(4), "n=4"),
         (ql.CrossMoment(3), "CrossMoment"),

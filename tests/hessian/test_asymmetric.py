@@ -7,6 +7,7 @@ import quiplinalg as ql
 from quiplinalg import reference
 from quiplinalg.errors import (
     ConditioningWarning,
+    DTypeError,
     InvalidArgumentError,
     NonFiniteError,
     NotPositiveDefiniteError,
@@ -194,3 +195,19 @@ def test_dead_inputs_and_bad_arguments():
     near = np.ones((6, 6)) + 2 * EPS * np.eye(6)
     with pytest.warns(ConditioningWarning, match="singular"):
         ql.shift_target(W, near, near, damp=2 * EPS)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_target_beyond_the_dtype_of_the_weight_is_an_error(dtype):
+    W = np.full((2, 2), 0.9 * float(np.finfo(dtype).max), dtype)
+    with pytest.raises(InvalidArgumentError, match=r"W\* must fit into the dtype of W"):
+        ql.shift_target(W, 4 * np.eye(2), np.eye(2))
+    assert np.isfinite(ql.shift_target(W, np.eye(2), np.eye(2))).all()
+
+
+def test_errors_name_h_tilde_and_the_keyword_that_is_meant():
+    with pytest.raises(NotPositiveDefiniteError, match="H_tilde must be positive") as caught:
+        ql.shift_target(np.ones((1, 3)), np.zeros((3, 3)), np.pad(np.ones((2, 2)), (1, 0)), damp=0)
+    assert caught.value.index in (1, 2)  # counted in H_tilde, with its dead row
+    with pytest.raises(DTypeError, match="did you mean damp"):
+        ql.shift_target(np.ones((1, 2)), np.eye(2), np.eye(2), percdamp=0.1)

@@ -75,3 +75,15 @@ def test_large_matrices_use_lanczos():
     H = (Q * values) @ Q.T
     d = diagnose((H + H.T) / 2, 5000, 5000.0, 5000.0, "float64")
     assert d.rank == n // 2 and d.smallest == 0 and d.condition == np.inf
+
+
+def test_effective_samples_of_merged_shards_are_those_of_all_their_tokens():
+    """(sum w)^2 / sum w^2 of 2 and 3 tokens; powers of two, so that the sums are exact."""
+    weights = np.array([1.0, 4.0, 0.5, 2.0, 2.0])
+    X = np.random.default_rng(0).standard_normal((5, 3))
+    parts = [ql.Hessian(3), ql.Hessian(3)]
+    for part, rows in zip(parts, (slice(2), slice(2, 5)), strict=True):
+        part.add(X[rows], weights=weights[rows])
+    expected = weights.sum() ** 2 / np.square(weights).sum()
+    assert ql.merge_statistics(parts).diagnostics().effective_samples == expected
+    assert ql.merge_statistics([parts[0], ql.Hessian(3)]).diagnostics().effective_samples == 25 / 17

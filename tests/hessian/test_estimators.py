@@ -169,3 +169,28 @@ def test_bad_arguments():
         ql.hutchinson(lambda v: v * np.nan, 4)
     with pytest.raises(DTypeError):
         ql.hutchinson(lambda v: v * 1j, 4)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_product_that_works_in_place_spoils_no_probes(blocks):
+    d = np.arange(1.0, 13)
+
+    def in_place(V):
+        V *= d[:, None] if blocks else d
+        return V
+
+    options = {"probes": 4, "blocks": blocks}  # a diagonal matrix has no variance
+    assert ql.hutchinson(in_place, 12, **options).trace == d.sum()
+    assert (ql.hutchinson_diagonal(in_place, 12, **options).diagonal == d).all()
+    plain = ql.hutch_pp(lambda V: V * (d[:, None] if blocks else d), 12, products=9, blocks=blocks)
+    assert ql.hutch_pp(in_place, 12, products=9, blocks=blocks) == plain
+    found = ql.low_rank(in_place, 12, 2, oversample=10, blocks=blocks)  # the whole space
+    assert np.abs(found.values - [12, 11]).max() <= 1e-13
+
+
+def test_what_is_no_callable_and_keywords_of_other_names():
+    for function in (ql.hutchinson, ql.hutch_pp, ql.hutchinson_diagonal):
+        with pytest.raises(DTypeError, match="product must be a callable"):
+            function(np.eye(3), 3)
+        with pytest.raises(DTypeError, match=r"did you mean pro(bes|ducts)"):
+            function(lambda v: v, 3, num_samples=3)

@@ -25,20 +25,24 @@ PROBLEMS = 10_000_000 if DEEP else 200_000
 def run(seed):
     """Round ROWS problems both ways; return how many have a near tie."""
     rng = np.random.default_rng([seed, 77])
-    n = int(rng.integers(1, 13)) if seed % 8 else int(rng.integers(13, 66))
-    bits = (1, 2, 3, 4, 8, None)[seed % 6]
+
+    def pick(*choices):  # each by itself: residues of the seed would tie one choice to another
+        return choices[rng.integers(len(choices))]
+
+    n = int(rng.integers(1, 13)) if rng.random() < 7 / 8 else int(rng.integers(13, 66))
+    bits = pick(1, 2, 3, 4, 8, None)
     p = make_problem(
-        ROWS, n, seed, bits, HESSIANS[seed % 5], WEIGHTS[seed // 5 % 4], dead=seed // 7 % 3 // 2
+        ROWS, n, seed, bits, pick(*HESSIANS), pick(*WEIGHTS), dead=pick(0, 0, 0, 0, 0, 1)
     )
-    dtype = np.float32 if seed % 2 else np.float64
+    dtype = pick(np.float32, np.float64)
     scale = np.exp(rng.uniform(-2, 0.5, (ROWS, 1))).astype(np.float32)
-    zero = rng.integers(0, 2 ** (bits or 3), (ROWS, 1)) + 0.5 * (seed % 3 == 0)
+    zero = rng.integers(0, 2 ** (bits or 3), (ROWS, 1)) + pick(0.0, 0.0, 0.5)
     grid = ql.UniformGrid(scale, zero.astype(np.float32), bits)
-    order = ("natural", "act", "min-pivot")[seed // 3 % 3]
-    noisy = seed % 9 == 4
+    order = pick("natural", "act", "min-pivot")
+    noisy = rng.random() < 1 / 9
     keywords = {"rounding": "stochastic", "seed": seed} if noisy else {}
-    damp = (0.0, 0.01, 0.3)[seed // 4 % 3]
-    backend = "generic" if seed % 16 == 5 else "auto"
+    damp = pick(0.0, 0.01, 0.3)
+    backend = "generic" if rng.random() < 1 / 16 else "auto"
     W = p.W.astype(dtype)
     q = ql.ldlq(W, p.H, grid=grid, order=order, damp=damp, backend=backend, **keywords)
     shift = np.full(n, q.damp)
@@ -55,11 +59,9 @@ def run(seed):
     near = assert_same_rounding(
         q.codes, twin.codes, wide[0], H, wide[1], wide[2], p.maxq, perm, tau, uniforms=u
     )
-    live = np.flatnonzero(p.H.diagonal())
-    free = q.loss
     direct = reference.row_losses(q.dequantize(), wide[0], p.H).sum()
     base = reference.row_losses(np.zeros_like(wide[0]), wide[0], H).sum()
-    assert abs(free - direct) <= 64 * n * np.finfo(dtype).eps * max(base, direct, 1e-300), live
+    assert abs(q.loss - direct) <= 64 * n * np.finfo(dtype).eps * max(base, direct, 1e-300)
     return near
 
 
@@ -67,4 +69,4 @@ def run(seed):
 def test_fast_codes_are_the_reference_codes(shard):
     count = PROBLEMS // ROWS // SHARDS
     near = sum(run(shard * count + i) for i in range(count))
-    assert near <= 0.02 * count * ROWS  # else ties are what is tested, not codes
+    assert near <= 0.05 * count * ROWS  # else ties are what is tested, not codes

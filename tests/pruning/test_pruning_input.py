@@ -125,6 +125,39 @@ def test_other_bad_keywords():
 
 
 @BOTH
+def test_scales_at_which_losses_do_not_fit_are_refused(name):
+    """Squares that are all 0 or infinite would leave the choice of the mask to their order."""
+    for w, h in ((1e-200, 1.0), (1e160, 1.0), (1e-310, 1.0), (1.0, 1e307), (1e-100, 1e-200)):
+        with pytest.raises(ql.InvalidArgumentError, match=r"(float64 can hold|scale must be)"):
+            CALLS[name](P.W * w, P.H * h)
+    for w, h in ((2.0**60, 2.0**-300), (2.0**-60, 2.0**700)):
+        expected = CALLS[name](P.W, P.H)
+        assert (CALLS[name](P.W * w, P.H * h).mask == expected.mask).all()
+        assert CALLS[name](0 * P.W, P.H * h).loss == 0 == CALLS[name](P.W * w, 0 * P.H).loss
+
+
+def test_names_of_sparsegpts_code_are_explained():
+    for call in (ql.sparsegpt, ql.prune_quantize):
+        with pytest.raises(TypeError, match=r"block .*changes the result"):
+            call(P.W, P.H, blocksize=128)
+        with pytest.raises(TypeError, match='did you mean pattern="2:4"'):
+            call(P.W, P.H, prunen=2)
+    with pytest.raises(ql.InvalidArgumentError, match="block must be"):
+        ql.prune_quantize(P.W, P.H, method="obs", block=0)
+
+
+def test_a_pruned_unbounded_grid_that_int32_cannot_hold_is_refused():
+    H = np.array([[1.0, 9e-11], [9e-11, 1e-20]])  # U = 9e9: an error of 0.4 is a target of 4e9
+    grid = ql.UniformGrid(np.ones((1, 1)), np.zeros((1, 1)), None)
+    for method in ("sparsegpt", "obs"):
+        with pytest.raises(ql.InvalidArgumentError, match="codes fit in int32"):
+            ql.prune_quantize(
+                np.array([[0.4, 0.0]]), H, 4, 0.0, grid=grid, damp=0.0, method=method,
+                order="natural",
+            )  # fmt: skip
+
+
+@BOTH
 def test_every_kind_of_array_comes_back_in_kind(name):
     call = CALLS[name]
     for dtype in (np.float16, np.float32, np.float64):

@@ -72,6 +72,20 @@ def test_damage_is_found(method, dtype):
         assert f"1 of 9 rows, first row {row}" in reason(mask=mask)
 
 
+def test_ill_conditioned_layers_pass():
+    """A loss from a factor is that of an H within eps of it: far more than 1e-10 of a tiny loss."""
+    worst = 0.0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        Q = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+        H = (Q * np.logspace(0, -11, 8)) @ Q.T
+        W, H = rng.standard_normal((2, 8)), (H + H.T) / 2
+        found = ql.verify_pruned(W, H, ql.sparsegpt(W, H, order="act", damp=1e-8))
+        assert found.ok, found.reason
+        worst = max(worst, found.loss_error)
+    assert worst > 1e-10  # or this shows nothing
+
+
 def test_arguments_are_checked():
     W, H = layer()
     pruned = ql.obs_prune(W, H, 0.5)

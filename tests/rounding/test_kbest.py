@@ -156,6 +156,34 @@ def test_with_a_path_for_every_prefix_it_is_exact(bits, n, dtype):
     assert (ours >= best.row_loss * (1 - 1e-12)).all()
 
 
+def test_a_group_that_no_column_is_in():
+    """The last of three: scales there are not used, and change nothing."""
+    P = make_problem(6, 9, hessian="power", weights="normal", seed=2)
+    index = (np.arange(9) % 2).astype(np.int32)
+    scale, zero = np.full((6, 3), 0.6), np.full((6, 3), 1.5)
+    three = ql.UniformGrid(scale, zero, 2, index)
+    two = ql.UniformGrid(scale[:, :2], zero[:, :2], 2, index)
+    for method in (ql.kbest, ql.ldlq, ql.gptq):
+        assert (method(P.W, P.H, grid=three).codes == method(P.W, P.H, grid=two).codes).all()
+
+
+def feedback_without_end():
+    """Columns in units so unlike that feedback moves a target by more steps than int32 counts."""
+    s = np.array([1e-9, 1e9, 1e-9])
+    H = make_problem(1, 3, hessian="power", weights="normal", seed=0).H * s * s[:, None]
+    W = 10 * make_problem(4, 3, hessian="power", weights="normal", seed=0).W
+    return W, H, ql.UniformGrid(np.full((1, 1), 0.08), np.full((1, 1), 0.5), None)
+
+
+@pytest.mark.parametrize("backend", ("cpu", "generic"))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_targets_beyond_int32_are_an_error_not_a_wrong_code(backend, dtype):
+    W, H, grid = feedback_without_end()
+    for method in (ql.ldlq, ql.gptq, ql.kbest, ql.obq):
+        with pytest.raises(ql.InvalidArgumentError, match="fit in int32"):
+            method(W.astype(dtype), H, grid=grid, order="natural", damp=0.0, backend=backend)
+
+
 def test_more_paths_bring_more_on_average():
     P = make_problem(200, 96, hessian="power", weights="heavy", seed=0)
     losses = [ql.kbest(P.W, P.H, k=k).loss for k in (1, 2, 4, 8, 16)]

@@ -330,6 +330,21 @@ def test_the_same_bits_for_any_threads_and_pieces_of_rows():
         assert (part.quantized.codes == one.quantized.codes[i:j]).all()
 
 
+def test_ctrl_c_waits_for_about_a_second_of_work_not_for_a_layer():
+    """Pieces of rows are tasks of their own, which `run_all` drops, and small where n is large."""
+    rows = []
+
+    def count(W, *others):
+        rows.append(W.shape[0])
+        return -1
+
+    kernels = dataclasses.replace(select(), eliminate_rows=count)
+    for n, most in ((4, 64), (1024, 2), (1500, 1)):
+        rows.clear()
+        eliminate(np.ones((2048, n)), np.eye(n), kernels)
+        assert max(rows) == most and sum(rows) == 2048
+
+
 # ------------------------------------------- inputs of all kinds
 
 

@@ -65,5 +65,7 @@ def test_one_pass_pruning_has_targets_where_weights_stay(dtype, keywords):
     mask[row, column] = False
     found = ql.verify(W, H, dataclasses.replace(q, mask=mask))
     assert not found.ok and found.first_wrong == (row, column)
-    with pytest.raises(ql.InvalidArgumentError, match="mask must be boolean"):
+    with pytest.raises(ql.InvalidArgumentError, match="mask must be a boolean array"):
         ql.verify(W, H, dataclasses.replace(q, mask=mask[:, :-1]))
+    with pytest.raises(ql.InvalidArgumentError, match=r"got a list of bool, \(20, 36\)"):
+        ql.verify(W, H, dataclasses.replace(q, mask=mask.tolist()))

@@ -178,6 +178,12 @@ def test_grids_hold_positive_steps_and_zeros_in_range(data):
     assert (scale > 0).all() and ((zero >= 0) & (zero <= 8)).all()
 
 
+@given(st.data())
+def test_an_unknown_kind_of_grid_is_refused_and_not_an_odd_one(data):
+    with pytest.raises(ql.InvalidArgumentError, match="mimax"):
+        data.draw(testing.grids(W3, 3, kinds=("mimax",)))
+
+
 def test_builders_refuse_unknown_kinds():
     for call in (
         lambda: testing.make_hessian("flat", 3, 0),
@@ -188,3 +194,87 @@ def test_builders_refuse_unknown_kinds():
     ):
         with pytest.raises(ql.InvalidArgumentError):
             call()
+
+
+W3 = np.random.default_rng(0).standard_normal((3, 4))
+H4 = testing.make_hessian("power", 4, 0)
+CODES = reference.ldlq(W3, H4, ONE, 2 * ONE, 3).codes
+GRID = (ONE, 2 * ONE, 3)
+CALLS = {  # every assertion on a rounding, and the W and H it was made of
+    "targets": lambda W, H, *grid, **k: assert_rounds_targets(CODES, W, H, *grid, **k),
+    "same": lambda W, H, *grid, **k: testing.assert_same_rounding(CODES, CODES, W, H, *grid, **k),
+    "bounds": lambda W, H, *grid, **k: assert_lower_bounds(np.zeros(3), W, H, *grid, **k),
+    "grid": lambda W, H, *grid, **k: assert_on_grid(CODES - 2.0, *grid, **k),
+    "loss": lambda W, H, *grid, **k: assert_loss_identity(CODES - 2.0, W, H, **k),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_without_a_meaning_are_refused_and_not_passed(name):
+    """A short order, one triangle of H or broadcast rows would assert about half of the codes."""
+    call, refused = CALLS[name], ql.InvalidArgumentError
+    call(W3, H4, *GRID)
+    if name != "grid":
+        for H, word in ((H4[:3, :3], "H must be"), (np.triu(H4), "symmetric")):
+            with pytest.raises(refused, match=word):
+                call(W3, H, *GRID)
+        if name in ("targets", "loss"):
+            for order in ([0, 1], [0, 0, 1, 2], [0.0, 1.0, 2.0, 3.0]):
+                with pytest.raises(refused, match="order must hold"):
+                    call(W3, H4, *GRID, order=np.array(order))
+            with pytest.raises(ValueError, match="H must be positive definite"):
+                call(W3, -H4, *GRID)
+    if name != "loss":
+        for scale in (0 * ONE, -ONE, np.nan * ONE, np.ones((2, 1))):
+            with pytest.raises(refused, match="scale must be"):
+                call(W3, H4, scale, 2 * ONE, 3)
+        for maxq in (float("nan"), 0, 2.5):
+            with pytest.raises(refused, match="maxq"):
+                call(W3, H4, ONE, 2 * ONE, maxq)
+        for group in ([0, 0], [0, 0, 1, 1], [0, 0, -1, 0], [0.5] * 4):
+            with pytest.raises(refused, match="group_index"):
+                call(W3, H4, *GRID, group_index=np.array(group))
+        call(W3, H4, 1.0, [2.0] * 3, 3)  # a number for all rows, and a list of one a row
+
+
+def test_codes_that_are_no_codes_are_a_finding():
+    args = (W3, H4, *GRID)
+    for codes, word in (
+        (CODES[:, :3], "must be"), (CODES + 0.3, "whole"), (CODES + 8, "0 .. 3"),
+        (CODES * np.nan, "whole"),
+    ):  # fmt: skip
+        with pytest.raises(AssertionError, match=word):
+            assert_rounds_targets(codes, *args)
+        with pytest.raises(AssertionError, match=word):
+            testing.assert_same_rounding(CODES, codes, *args)
+    far = np.full((1, 1), 9.2)  # not clamped: it is the rounding of its target, and no code
+    with pytest.raises(AssertionError, match=r"0 .. 3"):
+        assert_rounds_targets(np.array([[9]]), far, np.eye(1), ONE, ZERO, 3)
+    for huge in (np.full((1, 1), 2**64 - 1, np.uint64), np.full((1, 1), 1e300)):
+        with pytest.raises(AssertionError, match=r"beyond 2\*\*53"):
+            assert_on_grid(huge, ONE, ZERO, np.inf)
+    with pytest.raises(AssertionError, match="W_hat must be"):
+        assert_loss_identity(W3[:1], W3, H4)  # one row for all
+    with pytest.raises(AssertionError, match="NaN or infinity"):
+        assert_loss_identity(W3 * np.nan, W3, H4)
+    assert testing.assert_same_rounding(CODES, CODES, *args, tau=0) == 0
+
+
+def test_factors_of_other_shapes_are_refused():
+    L = np.linalg.cholesky(H4)
+    refused = ql.InvalidArgumentError
+    for call, word in (
+        (lambda: assert_cholesky(L[:3, :3], H4), "L must be"),
+        (lambda: assert_inverse(np.eye(3), H4), "P must be"),
+        (lambda: assert_udu(np.eye(4), np.ones((4, 1)), np.eye(4)), "D must be"),
+        (lambda: assert_loss_identity(W3, W3, H4, factor=(np.eye(3), np.ones(3))), "factor"),
+        (lambda: assert_loss_identity(W3, W3, H4, damp=-1.0), "damp"),
+        (lambda: assert_monotone(3.0), "values"),
+        (lambda: testing.clamped_counterexample(0), "n must"),
+        (lambda: testing.spectrum("geometric spectrum", 3, 0.5, np.random.default_rng(0)), "kappa"),
+    ):
+        with pytest.raises(refused, match=word):
+            call()
+    with pytest.raises(AssertionError, match="inf"):
+        assert_inverse(np.zeros((2, 2)), np.eye(2) * 0)
+    assert testing.residual_ratio(np.zeros((2, 2)), np.zeros((2, 2)), 2.0**-53) == 0

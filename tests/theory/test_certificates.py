@@ -16,7 +16,7 @@ import quiplinalg as ql
 from quiplinalg import reference
 from quiplinalg.errors import DTypeError, InvalidArgumentError, NotPositiveDefiniteError
 from quiplinalg.theory import dual_newton
-from quiplinalg.theory.dual_bound import dual_bound
+from quiplinalg.theory.dual_bound import dual_bound, row_bound
 from quiplinalg.theory.dual_newton import Dual, maximise
 from quiplinalg.theory.dual_value import verified_value
 
@@ -233,6 +233,71 @@ def test_the_bound_scales_to_the_bit():
         assert (dual_bound(W, H, grid) == bound).all()
 
 
+@pytest.mark.parametrize("kind", ["well", "power", "outlier"])
+def test_a_grid_that_ends_has_at_least_the_bound_of_one_that_does_not(kind):
+    """At any width: its codes are some of the unbounded grid's.  Both maxima are found to 1e-3."""
+    n, m = 40, 2
+    W, H = make_weights("heavy", m, n, 3), make_hessian(kind, n, 3)
+    for bits in (2, 4, 6, 8):
+        grid = ql.mse_grid(W, bits)
+        ended, endless = (
+            dual_bound(W, H, dataclasses.replace(grid, bits=b, scale=grid.scale.astype(float),
+                                                 zero=grid.zero.astype(float)))
+            for b in (bits, None)
+        )  # fmt: skip
+        assert (ended >= endless * (1 - 3e-3)).all() and (endless > 0).all(), bits
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bits", [1, 2, 8, None])
+def test_units_near_over_and_underflow_change_nothing_but_the_power(bits):
+    W, H = make_weights("normal", 2, 5, 4), make_hessian("power", 5, 4)
+    grid = ql.UniformGrid(np.full((2, 1), 0.7), np.full((2, 1), 1.5), bits)
+    bound = dual_bound(W, H, grid)
+    assert (bound > 0).all()
+    for h, s in ((2.0**1000, 1.0), (2.0**-1000, 1.0), (1.0, 2.0**500), (2.0**900, 2.0**-500)):
+        other = dataclasses.replace(grid, scale=grid.scale * s)
+        assert (dual_bound(W * s, H * h, other) == bound * s * s * h).all()
+    # subnormal and infinite results are rounded down, to what is surely not above the optimum
+    tiny = dual_bound(np.full((1, 3), 0.5), 2.0**-1074 * np.eye(3), ql.UniformGrid(
+        np.ones((1, 1)), np.zeros((1, 1)), bits))  # fmt: skip
+    assert tiny[0] == 0  # 3/4 of the least number there is
+    huge = dataclasses.replace(grid, scale=grid.scale * 2.0**200)
+    assert np.isfinite(dual_bound(W * 2.0**200, H * 2.0**1000, huge)).all()
+    # columns so unlike that digits are lost to underflow: nothing, rather than something wrong
+    wide = np.diag([1e300, 1e-10, 1.0, 1.0, 1.0])
+    assert (dual_bound(W, wide, grid) == 0).all()
+
+
+@given(seed=st.integers(0, 2**32 - 1), bits=st.sampled_from((1, 2)))
+def test_weights_that_are_known_only_nearly(seed, bits):
+    """The bound of w' holds for every w within ``w_error`` of it."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 5))
+    H, w = make_hessian("well", n, seed), rng.uniform(-0.5, 2.0**bits - 0.5, n)
+    error = 10.0 ** rng.uniform(-6, 0)
+    shift = rng.standard_normal(n)
+    near = w + shift / np.linalg.norm(shift) * error
+    grid = ql.UniformGrid(np.ones((1, 1)), np.zeros((1, 1)), bits)
+    bound = row_bound(H, near, grid, None, 1.0, w_error=error * (1 + 1e-12))
+    best, doubt = optimum(w[None], H, np.ones((1, 1)), np.zeros((1, 1)), 2.0**bits - 1)
+    assert bound <= best[0] + doubt[0]
+
+
+def test_a_row_that_the_output_rotation_cancels_certifies_nothing():
+    """U makes of two equal rows a zero one: what is left of it are rounding errors of the other."""
+    W, H = np.tile(make_weights("normal", 1, 4, 0), (2, 1)), make_hessian("power", 4, 0)
+    q = ql.quip(W, H, 2, rotation="hadamard", sides="both")
+    sizes = np.abs(q.processing.weight(W)).max(axis=1)
+    small = int(sizes.argmin())
+    assert sizes[small] <= 1e-15 * sizes.max()
+    scale = np.full((2, 1), 0.5)
+    scale[small] = 1e-20
+    grid = ql.UniformGrid(scale, np.full((2, 1), 1.5), 2)
+    found = ql.certify(W, H, dataclasses.replace(q, grid=grid))
+    assert found.row_bounds[small] == 0 < found.row_bounds[1 - small]
+
+
 def test_the_model_bound_is_below_the_mean_of_the_best():
     """Uniform fractional parts, an unbounded grid: never above within 5 standard errors."""
     for seed, kind in enumerate(("well", "power", "outlier")):
@@ -398,8 +463,14 @@ def test_bad_input():
         (lambda: ql.certify(W * np.nan, H, q), ql.NonFiniteError),
         (lambda: dual_bound(W, H[:3, :3], q.grid), InvalidArgumentError),
         (lambda: dual_bound(W, H, q.grid, mask=np.ones(3, bool)), InvalidArgumentError),
+        (lambda: dual_bound(W, H, q.grid, mask=np.ones(W.shape)), DTypeError),
+        (lambda: dual_bound(W, H, "mse"), DTypeError),
+        (
+            lambda: dual_bound(W[:, :9], H[:9, :9], ql.mse_grid(W, 2, group_size=8)),
+            InvalidArgumentError,
+        ),
     ):
-        with pytest.raises(error):
+        with pytest.raises(error, match=r"got|has|pivot"):
             call()
 
 

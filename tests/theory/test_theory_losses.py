@@ -67,6 +67,16 @@ def test_pivots_of_singular_matrices_are_distances_to_spans(n, rank, seed):
         assert abs(D[k] - distance) <= 100 * n * EPS * total * magnified
 
 
+def test_pivots_of_singular_matrices_in_any_units():
+    """D of S H S is s^2 D: what counts as zero must not depend on the units of the columns."""
+    rng = np.random.default_rng(0)
+    X, s = rng.standard_normal((4, 6)), 10.0 ** np.array([0, 6, -7, 3, -6, 7.0])
+    H = X.T @ X
+    D = ql.theory.pivots(H)
+    assert np.count_nonzero(D) == 4
+    assert (np.abs(ql.theory.pivots(H * s * s[:, None]) / s**2 - D) <= 1e-11 * H.diagonal()).all()
+
+
 @pytest.mark.parametrize("kind", HESSIANS)
 @pytest.mark.parametrize("block", [1, 2, 4, 8])
 def test_block_pivots(kind, block):
@@ -370,6 +380,10 @@ def test_bad_arguments():
         lambda: ql.theory.nearest_average(H, 2, np.ones(3)),
         lambda: ql.theory.ldlq_average(H, order="greedy"),
         lambda: ql.theory.ldlq_average(H, order=[0, 1, 1]),
+        lambda: ql.theory.ldlq_average(H, order=3),
+        lambda: ql.theory.ldlq_variance(H, scale=-1.0),
+        lambda: ql.theory.ldlq_variance(H, scale=None),
+        lambda: ql.theory.ldlq_variance(H, 3, [1.0, 1.0, 1.0]),
         lambda: ql.theory.block_pivots(H, 2),
         lambda: ql.theory.block_ldlq_average(H, 3, variance=-1.0),
         lambda: ql.theory.hadamard_mu_hessian(0, 0.1),
@@ -382,8 +396,24 @@ def test_bad_arguments():
     ):
         with pytest.raises(InvalidArgumentError, match="got"):
             call()
-    with pytest.raises(NotPositiveDefiniteError):
-        ql.theory.pivots(np.array([[1.0, 2.0], [2.0, 1.0]]))
+    for call in (ql.theory.pivots, ql.theory.rate_distortion):
+        with pytest.raises(NotPositiveDefiniteError):
+            call(np.array([[1.0, 2.0], [2.0, 1.0]]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_units_near_over_and_underflow():
+    H = 1e308 * np.eye(2)
+    assert (ql.theory.pivots(H) == 1e308).all()
+    assert ql.theory.nearest_average(np.eye(2), scale=1e200) == np.inf
+    assert ql.theory.ldlq_variance(np.eye(2), scale=1e-170) == 0.0
+    assert ql.theory.pivots(2.0**-1074 * np.eye(2)).min() == 2.0**-1074
+
+
+def test_the_hadamard_bound_says_nothing_for_few_columns():
+    """mu is at most sqrt(n): with delta = 0.01 the bound is below that from n = 24 on."""
+    assert ql.theory.hadamard_mu_hessian(23, 0.01) > np.sqrt(23)
+    assert all(ql.theory.hadamard_mu_hessian(n, 0.01) < np.sqrt(n) for n in range(24, 99))
 
 
 def test_empty_matrices_have_no_loss():
@@ -392,6 +422,8 @@ def test_empty_matrices_have_no_loss():
                  "ldlq_average", "ldlq_worst", "ldlq_variance", "model_bound"):  # fmt: skip
         assert getattr(ql.theory, name)(empty, 4) == 0.0, name
         assert getattr(ql.theory, name)(np.eye(2), 0) == 0.0, name
+        for shape in ((0, 1), (0, 2)):
+            assert getattr(ql.theory, name)(np.eye(2), 0, np.ones(shape)) == 0.0, name
     assert ql.theory.block_ldlq_average(empty, 4) == ql.theory.block_ldlq_worst(empty, 4) == 0.0
     assert ql.theory.lemma2(empty).chain == (0.0,) * 5
     assert ql.theory.rate_distortion(empty) == 0.0

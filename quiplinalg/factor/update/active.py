@@ -8,6 +8,7 @@ import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
 from quiplinalg.factor.update.checks import (
+    check_range,
     indices,
     member_rows,
     numbers,
@@ -15,7 +16,7 @@ from quiplinalg.factor.update.checks import (
     vectors,
     writable,
 )
-from quiplinalg.factor.update.engine import apply, condense, product
+from quiplinalg.factor.update.engine import apply, check_squares, condense, product
 from quiplinalg.kernels.record import Kernels, select
 
 __all__ = ["inverse_adjoin", "inverse_adjoin_into", "inverse_remove", "inverse_remove_into"]
@@ -260,8 +261,9 @@ def _adjoin(
     diagonal = numbers(s, "s", A, single)
     place = member_rows(n if at is None else at, "at", b, n + 1, single, "position")
     u = product(A, column, kernels)
-    inner = (column[:, 0].astype(np.float64) * u[:, 0]).sum(axis=1)
-    schur = diagonal - inner
+    with np.errstate(over="ignore", invalid="ignore"):
+        schur = diagonal - (column[:, 0].astype(np.float64) * u[:, 0]).sum(axis=1)
+    check_range(schur, "s - a^T Hinv a")
     v = np.empty((b, 1, n + 1), A.dtype)
     keep = np.empty((b, n + 1), np.int64)
     for m, p in enumerate(place):
@@ -273,4 +275,5 @@ def _adjoin(
         v[m, 0, :p], v[m, 0, p], v[m, 0, p + 1 :] = u[m, 0, :p], -1, u[m, 0, p:]
         keep[m] = np.insert(np.arange(n), p, -1)
     v /= np.sqrt(schur).astype(A.dtype)[:, None, None]
+    check_squares(v, "the larger inverse")
     apply(A, v, 1, keep, out, kernels)

@@ -24,7 +24,7 @@ from quiplinalg.factor.update.bound import (
     fresh,
     spread,
 )
-from quiplinalg.factor.update.checks import check_index, indices, scaled, vectors
+from quiplinalg.factor.update.checks import check_index, check_range, indices, scaled, vectors
 from quiplinalg.factor.update.exact import energy_residual, inverse_of
 from quiplinalg.factor.update.inverse import capacitance, subtract
 from quiplinalg.kernels.record import select
@@ -247,14 +247,19 @@ class ActiveInverse:
         columns = vectors(X, "X", self._H[None], True)
         sign = scaled(sigma, columns)
         U = np.ascontiguousarray(columns[:, :, self._active])
+        with single_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
+            H = columns[0].T @ columns[0]
+            H *= sign
+            H += self._H
+        check_range(H.diagonal(), "H + sigma X X^T")
 
         def step() -> float:
             B = self._inverse
             d, h = B.diagonal().copy(), self._H.diagonal()[self._active]
             W, C = capacitance(B[None], U, sign, self._kernels)
             subtract(B[None], W, C, sign, True, B[None], self._kernels)
+            self._H = H
             with single_blas_thread():
-                self._H += sign * (columns[0].T @ columns[0])
                 values = np.linalg.eigvalsh(C[0])
             self._spread = spread(self._H)
             new = self._H.diagonal()[self._active]

@@ -16,6 +16,7 @@ from quiplinalg.symmetric import symmetric_matrix
 
 __all__ = [
     "check_index",
+    "check_range",
     "flat",
     "indices",
     "layout",
@@ -87,7 +88,7 @@ def vectors(X: Any, name: str, A: np.ndarray, single: bool) -> np.ndarray:
     out = np.empty((b, x.shape[2], n), A.dtype)
     with np.errstate(over="ignore"):
         out[:] = x.transpose(0, 2, 1)
-    check_finite(out, f"{name} in {A.dtype}")  # what float32 cannot hold
+    check_range(out, name)
     return out
 
 
@@ -100,7 +101,10 @@ def numbers(s: Any, name: str, A: np.ndarray, single: bool) -> np.ndarray:
             f"got {name}.shape={x.shape}. It is one diagonal element."
         )
     check_finite(x.reshape(-1), name)
-    return x.reshape(-1).astype(A.dtype)
+    with np.errstate(over="ignore"):
+        out = x.reshape(-1).astype(A.dtype)
+    check_range(out, name)
+    return out
 
 
 def scaled(sigma: Any, X: np.ndarray) -> int:
@@ -111,9 +115,19 @@ def scaled(sigma: Any, X: np.ndarray) -> int:
             f"sigma must be finite and not 0; got sigma={sigma!r}. "
             "1 adds the vectors' outer products, -1 takes them off."
         )
-    X *= X.dtype.type(math.sqrt(abs(value)))
-    check_finite(X, "sqrt(|sigma|) times the vectors")
+    with np.errstate(over="ignore"):
+        X *= X.dtype.type(math.sqrt(abs(value)))
+    check_range(X, "sqrt(|sigma|) times the vectors")
     return 1 if value > 0 else -1
+
+
+def check_range(x: np.ndarray, what: str) -> None:
+    """Raise where what was made of finite numbers is not finite, because it overflowed."""
+    if not np.isfinite(x).all():
+        raise InvalidArgumentError(
+            f"{what} must stay within the range of {x.dtype}; got NaN, or a number beyond "
+            "it. Scale the matrix and what changes it towards 1, or pass float64."
+        )
 
 
 def check_index(q: Any, name: str, size: int, what: str = "row") -> int:
@@ -140,10 +154,16 @@ def indices(S: Any, name: str, b: int, size: int, single: bool) -> np.ndarray:
     whole number that goes for all.
     """
     if isinstance(S, (set, frozenset)):
-        S = sorted(S)
-    if np.ndim(S) == 0:
+        S = list(S)
+    try:
+        a = np.asarray(S)
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"{name} must hold as many indices for each matrix; got rows that differ in length. "
+            "Call once for each matrix."
+        ) from error
+    if a.ndim == 0:
         return np.full((b, 1), check_index(S, name, size), np.int64)
-    a = np.asarray(S)
     if a.size == 0:
         return np.empty((b, 0), np.int64)
     if a.dtype.kind not in "iu":
@@ -156,10 +176,10 @@ def indices(S: Any, name: str, b: int, size: int, single: bool) -> np.ndarray:
         raise InvalidArgumentError(
             f"{name} must be {shape}; got {name}.shape={a.shape}. Each row is one group of indices."
         )
-    a = np.sort(a.astype(np.int64).reshape(b, -1), axis=1)
     outside = a[(a < 0) | (a >= size)]
     if outside.size:
         check_index(int(outside[0]), name, size)
+    a = np.sort(a.astype(np.int64).reshape(b, -1), axis=1)
     if (np.diff(a, axis=1) == 0).any():
         raise InvalidArgumentError(
             f"{name} must hold each index once; got {name}={np.asarray(S).tolist()}. "

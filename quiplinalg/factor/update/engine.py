@@ -6,11 +6,11 @@ import numpy as np
 
 from quiplinalg.arrays import read_only
 from quiplinalg.errors import NotPositiveDefiniteError
-from quiplinalg.factor.update.checks import flat, layout
+from quiplinalg.factor.update.checks import check_range, flat, layout
 from quiplinalg.kernels.record import Kernels
 from quiplinalg.parallel import run_all, single_blas_thread
 
-__all__ = ["MANY", "add_many", "apply", "condense", "groups", "product"]
+__all__ = ["MANY", "add_many", "apply", "check_squares", "condense", "groups", "product"]
 
 MANY = 8  # vectors, from which on matrix products are the faster way
 _COLUMNS = 2048  # of a product that one task makes
@@ -32,7 +32,7 @@ def product(A: np.ndarray, U: np.ndarray, kernels: Kernels) -> np.ndarray:
         def columns(m: int, j: int) -> None:
             W[m, :, j : j + _SIDE] = U[m] @ A[m, :, j : j + _SIDE]
 
-        with single_blas_thread():
+        with single_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
             run_all(columns, [(m, j) for m in range(b) for j in range(0, n, _SIDE)])
         return W
     memory, where, u = flat(A), layout(A), read_only(U)
@@ -54,8 +54,11 @@ def condense(
     ------
     NotPositiveDefiniteError
         A C is not; the index is that of ``rows`` (b, k), else of C.
+    InvalidArgumentError
+        C or V^T V overflows.
     """
     b, k, _ = C.shape
+    check_range(C, name)
     if k == 1:  # all members at once, each element for itself: the same bits as one by one
         bad = np.flatnonzero(~(C[:, 0, 0] > 0))
         failed = [(int(bad[0]), 0, float(C[bad[0], 0, 0]))] if bad.size else []
@@ -75,7 +78,15 @@ def condense(
         m, p, pivot = failed[0]
         index = p if rows is None else int(rows[m, p])
         raise NotPositiveDefiniteError(index, pivot, remedy, name if single else f"{name}[{m}]")
+    check_squares(V, "the changed inverse")
     return V
+
+
+def check_squares(V: np.ndarray, what: str) -> None:
+    """Raise where V^T V overflows."""
+    largest = np.maximum(V.max(axis=2, initial=0), -V.min(axis=2, initial=0))
+    with np.errstate(over="ignore"):
+        check_range(np.square(largest).sum(axis=1), what)
 
 
 def apply(

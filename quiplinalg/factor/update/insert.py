@@ -6,10 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.arrays import check_finite
 from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
-from quiplinalg.factor.update.checks import member_rows, numbers, vectors
-from quiplinalg.factor.update.turning import check_diagonal, factor_in, factor_into, turn_from
+from quiplinalg.factor.update.checks import check_range, member_rows, numbers, vectors
+from quiplinalg.factor.update.turning import (
+    check_diagonal,
+    check_lower,
+    factor_in,
+    factor_into,
+    turn_from,
+)
 from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.parallel import single_blas_thread
 
@@ -147,8 +152,10 @@ def _insert(
                 head = np.array(R[m, :p, :p], order="C").T  # L_11, whatever the strides
                 column[:p] = trsv(head, column[:p], lower=1)
                 column[p:] -= column[:p] @ np.ascontiguousarray(R[m, :p, p:])
-        left = float(diagonal[m]) - float(np.square(column[:p], dtype=np.float64).sum())
+        with np.errstate(over="ignore"):
+            left = float(diagonal[m]) - float(np.square(column[:p], dtype=np.float64).sum())
         if not left > 0:
+            check_lower(R, single)
             name = "A with the new row" if single else f"A[{m}] with the new row"
             raise NotPositiveDefiniteError(p, left, _REMEDY, name)
         roots[m] = np.sqrt(left)
@@ -162,7 +169,8 @@ def _insert(
                 out[m, j, p] = columns[m, 0, j]
         out[m, p, p] = roots[m]
         out[m, p, p + 1 :] = X[m, 0, p + 1 :]
-    if not np.may_share_memory(R, out):
-        check_finite(out, "the lower triangle of L")
+    if not np.may_share_memory(R, out) and not np.isfinite(out).all():
+        check_lower(R, single)
+        check_range(out, "the larger factor")
     start = [p + 1 for p in places]
     turn_from(out, X, -1, start, single, kernels, _REMEDY)

@@ -237,16 +237,20 @@ def _by_rows(Ainv: np.ndarray) -> tuple[np.ndarray, bool]:
 
 def capacitance(A: np.ndarray, U: np.ndarray, sign: int, kernels: Kernels) -> tuple:
     """Return W = U A and C = I + sign U W^T (the lower triangle counts), (b, k, k) float64."""
-    b, k, _ = U.shape
     W = product(A, U, kernels)
+    with np.errstate(over="ignore", invalid="ignore"):  # `condense` looks at C
+        return W, _capacitance(U, W, sign)
+
+
+def _capacitance(U: np.ndarray, W: np.ndarray, sign: int) -> np.ndarray:
+    b, k, _ = U.shape
     if k == 1:  # all members at once, each element for itself: the same bits as one by one
-        C = sign * (U.astype(np.float64) * W).sum(axis=2, keepdims=True) + 1
-        return W, C
+        return sign * (U.astype(np.float64) * W).sum(axis=2, keepdims=True) + 1
     C = np.empty((b, k, k))
     with single_blas_thread():
         for m in range(b):
             C[m] = sign * (U[m].astype(np.float64) @ W[m].T.astype(np.float64)) + np.eye(k)
-    return W, C
+    return C
 
 
 def subtract(

@@ -15,6 +15,7 @@ from quiplinalg.parallel import run_all
 
 __all__ = [
     "check_diagonal",
+    "check_lower",
     "copy_lower",
     "factor_in",
     "factor_into",
@@ -31,10 +32,9 @@ def factor_in(L: Any) -> tuple[np.ndarray, bool]:
     """Return a lower triangular factor as R = L^T, (b, n, n), one of the last axes contiguous."""
     a, single = stack(L, "L")
     size = a.itemsize
-    if a.size and (min(a.strides[1:]) != size or max(a.strides[1:]) < a.shape[1] * size):
-        a = np.ascontiguousarray(a)
-    if a.size and len(a) > 1 and a.strides[0] < size * a.shape[1]:
-        a = np.ascontiguousarray(a)
+    bad = min(a.strides[1:]) != size or max(a.strides[1:]) < a.shape[1] * size
+    if a.size and (bad or (len(a) > 1 and a.strides[0] < size * a.shape[1])):
+        a = a.copy()  # ascontiguousarray would leave odd strides of a 1 x 1 matrix
     return a.swapaxes(1, 2), single
 
 
@@ -87,11 +87,15 @@ def turn(
         The lower triangle of L holds NaN or infinity: they reach a pivot whatever X is.
     NotPositiveDefiniteError
         With the row and the pivot there.
+    InvalidArgumentError
+        The larger factor overflows.
     """
     b, n, _ = R.shape
     if n == 0 or b == 0:
         return
     inside = np.may_share_memory(R, out)
+    if X.shape[1] == 0 and not inside:  # no vector carries NaN to a pivot
+        check_lower(R, single)
     origin = (0, 0, 0)
     if not inside:
         origin = tuple(s // R.itemsize for s in (R.strides[1], R.strides[2], R.strides[0]))  # type: ignore[assignment]
@@ -111,15 +115,23 @@ def turn(
         return
     m = int(np.flatnonzero(failed >= 0)[0])
     if not inside:
-        _check_lower(R[m], single, m)
+        check_lower(R, single)
     index, value = int(failed[m]), float(pivot[m])
-    if not np.isfinite(value):
+    if np.isnan(value):
         raise NonFiniteError("L" if single else f"L[{m}]", (index, index), 1)
+    if sign > 0:
+        raise InvalidArgumentError(
+            f"the factor of what was added to must stay within the range of {R.dtype}; got a pivot "
+            f"beyond it, or beyond it times the old one, in row {index}. Scale L and the vectors "
+            "towards 1, or pass float64."
+        )
     raise NotPositiveDefiniteError(index, value, remedy, "A" if single else f"A[{m}]")
 
 
-def _check_lower(R: np.ndarray, single: bool, m: int) -> None:
-    check_finite(np.tril(R.T), "L" if single else f"L[{m}]")
+def check_lower(R: np.ndarray, single: bool) -> None:
+    """Raise for NaN and infinity in the lower triangles of L = R^T."""
+    for m, member in enumerate(R):
+        check_finite(np.tril(member.T), "L" if single else f"L[{m}]")
 
 
 def copy_lower(source: np.ndarray, out: np.ndarray) -> None:
