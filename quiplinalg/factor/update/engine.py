@@ -12,7 +12,7 @@ from quiplinalg.parallel import run_all, single_blas_thread
 
 __all__ = ["MANY", "add_many", "apply", "check_squares", "condense", "groups", "product"]
 
-MANY = 8  # vectors, from which on matrix products are the faster way
+MANY = 32  # vectors, from which on matrix products are the faster way at n of 1000 and more
 _COLUMNS = 2048  # of a product that one task makes
 _SIDE = 256  # of a tile, a task of such products
 _ELEMENTS = 1 << 18  # of a stack that one task takes
