@@ -22,6 +22,7 @@ from quiplinalg.results import Quantized
 from quiplinalg.rounding.driver import grid_before
 from quiplinalg.rounding.elimination import damped_inverse, eliminate
 from quiplinalg.rounding.options import Options
+from quiplinalg.rounding.plan import check_shapes
 from quiplinalg.symmetric import symmetric_matrix
 
 __all__ = ["OBQTrace", "obq", "obq_masked", "obq_trace"]
@@ -256,11 +257,7 @@ def _round(
     weight = work_matrix(W)
     hessian = symmetric_matrix(H, "H", kernels)
     m, n = weight.shape
-    if hessian.shape[0] != n:
-        raise InvalidArgumentError(
-            f"H must be (n, n) for W (m, n) = (out, in); got W {weight.shape} and H "
-            f"{hessian.shape}. Pass W.T for Keras or Flax kernels."
-        )
+    check_shapes(weight, hessian)
     options.check_grid(m, n)
     check_range(weight, options.grid)
     pruned = None if mask is None else _check_mask(mask, (m, n))
