@@ -1,4 +1,4 @@
-"""Checks of a symmetric matrix before it is factored."""
+"""Symmetric matrices: the checks before one is factored, and one triangle from the other."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
 from quiplinalg.kernels.record import Kernels
 from quiplinalg.parallel import run_all
 
-__all__ = ["symmetric_matrix"]
+__all__ = ["mirror", "symmetric_matrix"]
 
 _TOLERANCE = 1e-4  # of the largest diagonal element; bfloat16 products of one H stay far below
 _ROWS = 512
+_MIRRORED = 256  # rows that a task completes
 
 
 def symmetric_matrix(H: Any, name: str, kernels: Kernels) -> np.ndarray:
@@ -66,3 +67,10 @@ def symmetric_matrix(H: Any, name: str, kernels: Kernels) -> np.ndarray:
                 name,
             )
     return matrix
+
+
+def mirror(A: np.ndarray, kernels: Kernels) -> np.ndarray:
+    """Copy the upper triangle of A, (n, n) in C order, over the lower one, and return A."""
+    n = A.shape[0]
+    run_all(kernels.mirror, [(A, i, min(i + _MIRRORED, n)) for i in range(0, n, _MIRRORED)])
+    return A

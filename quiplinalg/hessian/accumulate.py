@@ -12,9 +12,11 @@ import numpy as np
 from quiplinalg.arguments import suggest_keywords
 from quiplinalg.errors import ConditioningWarning, InvalidArgumentError
 from quiplinalg.hessian.diagnostics import HessianDiagnostics, diagnose
-from quiplinalg.hessian.products import add_product, mirror, weighted, widen, zeros
+from quiplinalg.hessian.products import add_product, weighted, widen, zeros
 from quiplinalg.hessian.tokens import Chunk, TokenBuffer, read_tokens
 from quiplinalg.incoherence.draws import check_size
+from quiplinalg.kernels.record import select
+from quiplinalg.symmetric import mirror
 
 __all__ = ["Hessian", "Sums"]
 
@@ -163,7 +165,7 @@ class Hessian:
 
     def sum(self) -> np.ndarray:
         """Return sum w x x^T, (n, n) float64, symmetric, both triangles, a new array."""
-        return mirror(self._whole().second)
+        return mirror(self._whole().second, select())
 
     def mean(self) -> np.ndarray:
         """Return sum w x x^T / sum w, (n, n) float64: the H that the rounding methods take.
@@ -210,7 +212,7 @@ class Hessian:
         C = sums.second
         C /= sums.weight
         C -= np.outer(average, average)
-        return mirror(C)
+        return mirror(C, select())
 
     def merge(self, other: Hessian) -> None:
         """Add the sums of another accumulator, which is not changed; see `merge_statistics`.
@@ -259,7 +261,7 @@ class Hessian:
             "weight_squared": sums.weight_squared,
             "precision": "float32" if sums.narrow else "float64",
         }
-        arrays = {"second": mirror(sums.second)}
+        arrays = {"second": mirror(sums.second, select())}
         if sums.first is not None:
             arrays["first"] = sums.first
         return scalars, arrays

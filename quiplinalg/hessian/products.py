@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from quiplinalg.hessian.tokens import Chunk
-from quiplinalg.kernels.record import select
 from quiplinalg.parallel import run_all, single_blas_thread
 
-__all__ = ["add_product", "mirror", "weighted", "widen", "zeros"]
+__all__ = ["add_product", "weighted", "widen", "zeros"]
 
 _LEAST, _MOST = 2.0**-50, 2.0**45  # products and weighted products stay normal float32 numbers
 _LEAST_WEIGHT, _MOST_WEIGHT = 2.0**-20, 2.0**20
-_MIRROR_ROWS = 256
 
 
 def widen(chunk: Chunk) -> Chunk:
@@ -90,11 +88,3 @@ def _add_tile(
     product = A[:, i0:i1].T @ B[:, j0:j1]
     tile = S[i0:i1, j0:j1]
     np.add(tile, product.astype(np.float64, copy=False), out=tile)
-
-
-def mirror(S: np.ndarray) -> np.ndarray:
-    """Copy the upper triangle of S over the lower one, and return S."""
-    n = S.shape[0]
-    edges = range(0, n, _MIRROR_ROWS)
-    run_all(select().mirror, [(S, i, min(i + _MIRROR_ROWS, n)) for i in edges])
-    return S

@@ -11,10 +11,10 @@ from quiplinalg.arguments import as_float, suggest_keywords
 from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
 from quiplinalg.factor.update.exact import inverse_of
 from quiplinalg.factor.update.inverse import woodbury
-from quiplinalg.hessian.products import add_product, mirror
+from quiplinalg.hessian.products import add_product
 from quiplinalg.hessian.tokens import read_tokens
 from quiplinalg.kernels.record import select
-from quiplinalg.symmetric import symmetric_matrix
+from quiplinalg.symmetric import mirror, symmetric_matrix
 
 __all__ = ["RefreshedInverse", "refresh_inverse"]
 
@@ -131,4 +131,4 @@ def _anew(P: np.ndarray, X: np.ndarray) -> np.ndarray:
     kernels = select()
     A = inverse_of(P, kernels)
     add_product(X, X, A, upper=True)
-    return inverse_of(mirror(A), kernels)
+    return inverse_of(mirror(A, kernels), kernels)

@@ -18,6 +18,7 @@ from quiplinalg.grids.apply import check_reached, code_ends
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import Kernels
 from quiplinalg.parallel import run_all, single_blas_thread
+from quiplinalg.symmetric import mirror
 
 __all__ = ["DampedInverse", "Eliminated", "damped_inverse", "eliminate"]
 
@@ -25,7 +26,6 @@ _REMEDY = (
     "It is a diagonal element of the inverse of what was left of H: H is too near to a singular "
     "matrix for this. Raise damp."
 )
-_MIRRORED = 256  # rows of the inverse a task completes
 _ALIGNED = 8  # float64 elements of a cache line
 _PIECE = 2**31  # rows times n^3 of a call of the kernel: about a second
 
@@ -96,8 +96,7 @@ def damped_inverse(
             inverse, info = dpotri(factor.T, lower=1, overwrite_c=1)
         assert info == 0 and np.shares_memory(inverse, factor)
         # in C order the triangle that dpotri wrote is the upper one
-        starts = range(0, n, _MIRRORED)
-        run_all(kernels.mirror, [(factor, i, min(i + _MIRRORED, n)) for i in starts])
+        mirror(factor, kernels)
     place = np.empty(n, np.int64)
     place[permutation] = np.arange(n)[::-1]
     Hinv = np.ascontiguousarray(factor[np.ix_(place, place)])

@@ -6,11 +6,10 @@ import numpy as np
 
 from quiplinalg.factor.cholesky import cholesky
 from quiplinalg.kernels.record import Kernels
-from quiplinalg.parallel import run_all, single_blas_thread
+from quiplinalg.parallel import single_blas_thread
+from quiplinalg.symmetric import mirror
 
 __all__ = ["energy_residual", "inverse_of"]
-
-_ROWS = 256
 
 
 def inverse_of(H: np.ndarray, kernels: Kernels, backend: str = "auto") -> np.ndarray:
@@ -24,9 +23,7 @@ def inverse_of(H: np.ndarray, kernels: Kernels, backend: str = "auto") -> np.nda
     with single_blas_thread():
         lower, info = lapack.dpotri(L, lower=1, overwrite_c=1)
     assert info == 0, "a Cholesky factor has no zero pivot"
-    inverse = np.ascontiguousarray(lower.T)
-    run_all(kernels.mirror, [(inverse, i, min(i + _ROWS, n)) for i in range(0, n, _ROWS)])
-    return inverse
+    return mirror(np.ascontiguousarray(lower.T), kernels)
 
 
 def energy_residual(B: np.ndarray, H: np.ndarray, backend: str = "auto") -> float:
