@@ -16,6 +16,7 @@ from quiplinalg.losses import proxy_loss
 from quiplinalg.parallel import run_all
 from quiplinalg.pruning.choice import choose_steps, steps_within, taken_mask
 from quiplinalg.pruning.pattern import (
+    Pattern,
     check_budget,
     check_scale,
     check_sparsity,
@@ -29,7 +30,7 @@ from quiplinalg.rounding.elimination import damped_inverse, eliminate
 from quiplinalg.rounding.plan import check_shapes
 from quiplinalg.symmetric import symmetric_matrix
 
-__all__ = ["obs_prune"]
+__all__ = ["choose_mask", "obs_prune"]
 
 
 @suggest_keywords()
@@ -126,32 +127,11 @@ def obs_prune(
     hessian = symmetric_matrix(H, "H", kernels)
     check_shapes(weight, hessian)
     check_scale(weight, hessian)
-    m, n = weight.shape
-    found = parse_pattern(pattern, n, blocks=True)
+    found = parse_pattern(pattern, weight.shape[1], blocks=True)
     budget = check_budget(loss_budget, found)
     share = check_sparsity(sparsity, found, budget)
     inverse = damped_inverse(hessian, damp, kernels)
-    dead = np.flatnonzero(hessian.diagonal() == 0)
-    live = weight.astype(np.float64)
-    live[:, dead] = 0  # they cost nothing, whatever was added to their diagonal
-
-    if found.quota:
-        drop = found.size - found.keep
-        steps = n // found.size * drop
-        done = eliminate(live, inverse.Hinv, kernels, steps=steps, quota=drop, width=found.size)
-        order, costs = done.order[:, :steps].copy(), done.costs[:, :steps].copy()
-        counts = np.full(m, steps, np.int64)
-    else:
-        if found.size == 1:
-            done = eliminate(live, inverse.Hinv, kernels)
-            order, costs = done.order, done.costs
-        else:
-            order, costs = _blocks(live, inverse.Hinv, found.size, kernels)
-        count = count_of(share, order.size)
-        if budget is not None:
-            count = steps_within(costs, budget * proxy_loss(0 * weight, weight, hessian), count)
-        counts = choose_steps(costs, count)
-    mask = taken_mask(order, counts, n, 1 if found.quota else found.size)
+    mask, trace = choose_mask(weight, hessian, inverse.Hinv, found, share, budget, kernels)
     weights = refit(weight, hessian, inverse.shift, mask, kernels)
     return Pruned(
         weights=weights,
@@ -160,10 +140,45 @@ def obs_prune(
         method="obs",
         loss=proxy_loss(weights, weight, hessian),
         damp=inverse.damp,
-        dead=dead,
-        trace=PruneTrace(order, costs, counts),
+        dead=np.flatnonzero(hessian.diagonal() == 0),
+        trace=trace,
         restore=like(W),
     )
+
+
+def choose_mask(
+    weight: np.ndarray,
+    hessian: np.ndarray,
+    Hinv: np.ndarray,
+    found: Pattern,
+    share: float,
+    budget: float | None,
+    kernels: Kernels,
+) -> tuple[np.ndarray, PruneTrace]:
+    """Return the mask of `obs_prune`, and the steps it was chosen by, from checked arguments."""
+    m, n = weight.shape
+    dead = np.flatnonzero(hessian.diagonal() == 0)
+    live = weight.astype(np.float64)
+    live[:, dead] = 0  # they cost nothing, whatever was added to their diagonal
+
+    if found.quota:
+        drop = found.size - found.keep
+        steps = n // found.size * drop
+        done = eliminate(live, Hinv, kernels, steps=steps, quota=drop, width=found.size)
+        order, costs = done.order[:, :steps].copy(), done.costs[:, :steps].copy()
+        counts = np.full(m, steps, np.int64)
+    else:
+        if found.size == 1:
+            done = eliminate(live, Hinv, kernels)
+            order, costs = done.order, done.costs
+        else:
+            order, costs = _blocks(live, Hinv, found.size, kernels)
+        count = count_of(share, order.size)
+        if budget is not None:
+            count = steps_within(costs, budget * proxy_loss(0 * weight, weight, hessian), count)
+        counts = choose_steps(costs, count)
+    mask = taken_mask(order, counts, n, 1 if found.quota else found.size)
+    return mask, PruneTrace(order, costs, counts)
 
 
 def _blocks(

@@ -16,13 +16,14 @@ from quiplinalg.grids.search import work_matrix
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import select
 from quiplinalg.losses import proxy_loss
-from quiplinalg.pruning.obs import obs_prune
+from quiplinalg.pruning.obs import choose_mask
 from quiplinalg.pruning.one_pass import one_pass
 from quiplinalg.pruning.pattern import check_scale, check_sparsity, parse_pattern
 from quiplinalg.pruning.sparsegpt import ALIASES, check_block, check_one_pass
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.driver import grid_before
+from quiplinalg.rounding.elimination import damped_inverse
 from quiplinalg.rounding.obq import obq_masked
 from quiplinalg.rounding.options import Options
 from quiplinalg.rounding.plan import check_shapes
@@ -137,26 +138,28 @@ BackendUnavailableError
         bits=bits, grid=grid, group_size=group_size, static_groups=True, sym=sym, clip=clip,
         order="natural", damp=damp, rounding="nearest", seed=None, block=None,
     )  # fmt: skip
-    if method == "obs":
-        order = "act" if order is None else order
-        check_block(block)
-        if order != "greedy":
-            check_order(order)
-        mask = obs_prune(W, H, sparsity, pattern=pattern, damp=damp, backend=backend).mask
-        rounded = obq_masked(
-            W, H, mask, bits, grid=grid, group_size=group_size, sym=sym, clip=clip, order=order,
-            damp=damp, backend=backend,
-        )  # fmt: skip
-        return replace(rounded.quantized, mask=mask)
-
     kernels = select(backend)
     weight = work_matrix(W)
     hessian = symmetric_matrix(H, "H", kernels)
     check_shapes(weight, hessian)
     check_scale(weight, hessian)
     m, n = weight.shape
-    found = parse_pattern(pattern, n, blocks=False)
+    found = parse_pattern(pattern, n, blocks=method == "obs")
     share = check_sparsity(sparsity, found)
+    if method == "obs":
+        order = "act" if order is None else order
+        check_block(block)
+        if order != "greedy":
+            check_order(order)
+        inverse = damped_inverse(hessian, damp, kernels)
+        mask, _ = choose_mask(weight, hessian, inverse.Hinv, found, share, None, kernels)
+        del inverse
+        rounded = obq_masked(
+            W, H, mask, bits, grid=grid, group_size=group_size, sym=sym, clip=clip, order=order,
+            damp=damp, backend=backend,
+        )  # fmt: skip
+        return replace(rounded.quantized, mask=mask)
+
     order = "natural" if order is None else order
     check_one_pass(order, block, found)
     options.check_grid(m, n)
