@@ -45,7 +45,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--rows", type=int, default=None, metavar="N",
         help="rows of each layer for the certificate's dual bound; default 16, 4 beyond 256 "
-        "columns, none beyond 512; a row takes about 0.5 s at 256 columns and 8 times that at 512",
+        "columns, none beyond 512; a row takes about 0.3 s at 256 columns and 8 times that at 512",
     )  # fmt: skip
     parser.add_argument(
         "--seed", type=int, default=None, metavar="N", help="of the draw of these rows, default 0"

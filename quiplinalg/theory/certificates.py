@@ -140,7 +140,7 @@ def certify(W: Any, H: Any, quantized: Quantized, *, rows: int = 16, seed: int =
     losses are the same; the rounding errors of the rotation are counted in the dual bound.
 
     2 m n^2 flops for the losses, about 16 n^3 for the eigenvalues and orders, and for each row
-    what `dual_bound` takes: about 0.02, 0.4 and 3 s at n = 64, 256 and 512 on one core, and like
+    what `dual_bound` takes: about 0.02, 0.3 and 2.3 s at n = 64, 256 and 512 on one core, and like
     n^3 beyond that; rows=0 leaves it out.  The same for any number of threads.
 
     References
