@@ -15,10 +15,12 @@ __all__ = [
     "DTypeError",
     "DampingWarning",
     "FormatError",
+    "InsufficientMemoryError",
     "InvalidArgumentError",
     "NonFiniteError",
     "NotPositiveDefiniteError",
     "QuipLinalgError",
+    "WorkerLostError",
 ]
 
 
@@ -44,6 +46,10 @@ class BackendUnavailableError(QuipLinalgError, ImportError):
 
 class ConvergenceError(QuipLinalgError, ArithmeticError):
     """An iteration ended before its result was as accurate as was asked for."""
+
+
+class InsufficientMemoryError(QuipLinalgError, MemoryError):
+    """A layer does not fit into the memory that it may use; raised before any work is done."""
 
 
 class NonFiniteError(QuipLinalgError, ValueError):
@@ -91,6 +97,10 @@ class FormatError(QuipLinalgError, ValueError):
 
     def __reduce__(self):
         return type(self), (self.message, self.path, self.dataset)
+
+
+class WorkerLostError(QuipLinalgError, RuntimeError):
+    """A worker ended before its task did: killed, crashed, or out of reach."""
 
 
 class DampingWarning(UserWarning):

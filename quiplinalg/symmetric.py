@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
 from quiplinalg.kernels.record import Kernels
 from quiplinalg.parallel import run_all
 
-__all__ = ["mirror", "symmetric_matrix"]
+__all__ = ["check_symmetry", "mirror", "symmetric_matrix"]
 
 _TOLERANCE = 1e-4  # of the largest diagonal element; bfloat16 products of one H stay far below
 _ROWS = 512
@@ -41,8 +42,26 @@ def symmetric_matrix(H: Any, name: str, kernels: Kernels) -> np.ndarray:
     )
     if not all(finite for _, finite in checked):
         check_finite(matrix, name)
-    diagonal = matrix.diagonal()
-    worst, largest = max(float(w) for w, _ in checked), float(np.abs(diagonal).max())
+    worst = max(float(w) for w, _ in checked)
+    check_symmetry(name, worst, matrix.diagonal(), lambda i: bool(matrix[i].any()))
+    return matrix
+
+
+def check_symmetry(
+    name: str, worst: float, diagonal: np.ndarray, is_filled: Callable[[int], bool]
+) -> None:
+    """Raise where a finite matrix can be no second moment; see `symmetric_matrix`.
+
+    Parameters
+    ----------
+    name : str
+    worst : float
+        The largest |H_ij - H_ji|.
+    diagonal : ndarray, (n,), n > 0
+    is_filled : callable
+        Whether a row has an element that is not zero.
+    """
+    largest = float(np.abs(diagonal).max())
     if worst > _TOLERANCE * largest:
         raise InvalidArgumentError(
             f"{name} must be symmetric to {_TOLERANCE:g} of its largest diagonal element "
@@ -59,14 +78,13 @@ def symmetric_matrix(H: Any, name: str, kernels: Kernels) -> np.ndarray:
             name,
         )
     for dead in np.flatnonzero(diagonal == 0):
-        if matrix[dead].any():
+        if is_filled(int(dead)):
             raise NotPositiveDefiniteError(
                 int(dead),
                 0.0,
                 "Its diagonal is zero but its row is not: check how the matrix was accumulated.",
                 name,
             )
-    return matrix
 
 
 def mirror(A: np.ndarray, kernels: Kernels) -> np.ndarray:

@@ -11,7 +11,7 @@ from quiplinalg.factor.min_pivot import factor_min_pivot
 from quiplinalg.factor.tiled import factor_reversed
 from quiplinalg.kernels.record import Kernels
 
-__all__ = ["ORDERS", "check_order", "factor_in_order"]
+__all__ = ["ORDERS", "check_order", "factor_in_order", "order_of_diagonal"]
 
 ORDERS = ("natural", "act", "min-pivot")
 
@@ -57,7 +57,12 @@ def factor_in_order(
     check_order(order)
     if order == "min-pivot":  # known only once the factor is
         return factor_min_pivot(H, shift, kernels)
-    permutation = np.arange(H.shape[0])
-    if order == "act":
-        permutation = np.argsort(-H.diagonal(), kind="stable")
+    permutation = order_of_diagonal(order, H.diagonal())
     return factor_reversed(H, permutation, shift, kernels), permutation
+
+
+def order_of_diagonal(order: str, diagonal: np.ndarray) -> np.ndarray:
+    """Return the permutation of "natural" or "act", which the diagonal of H alone decides."""
+    if order == "act":
+        return np.argsort(-diagonal, kind="stable")
+    return np.arange(diagonal.shape[0])

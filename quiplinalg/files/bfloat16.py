@@ -53,14 +53,19 @@ def write_bfloat16(group: h5py.Group, name: str, array: np.ndarray) -> h5py.Data
     return group[name]
 
 
-def read_bfloat16(dataset: h5py.Dataset) -> np.ndarray:
-    """Read either encoding as an array of ``ml_dtypes.bfloat16``."""
+def read_bfloat16(dataset: h5py.Dataset, part: tuple[slice, ...] | None = None) -> np.ndarray:
+    """Read either encoding as an array of ``ml_dtypes.bfloat16``, all of it or one block."""
     kind = dataset.id.get_type()
     big = isinstance(kind, h5t.TypeFloatID) and kind.get_order() == h5t.ORDER_BE
     if isinstance(kind, h5t.TypeFloatID):
-        bits = np.empty(dataset.shape, ">u2" if big else "<u2")
+        shape, memory, file = dataset.shape, h5s.ALL, h5s.ALL
+        if part is not None:
+            shape = tuple(each.stop - each.start for each in part)
+            memory, file = h5s.create_simple(shape), dataset.id.get_space()
+            file.select_hyperslab(tuple(each.start for each in part), shape)
+        bits = np.empty(shape, ">u2" if big else "<u2")
         if bits.size:
-            dataset.id.read(h5s.ALL, h5s.ALL, bits, mtype=kind)
+            dataset.id.read(memory, file, bits, mtype=kind)
     else:
-        bits = np.asarray(dataset[()]).view("<u2")
+        bits = np.asarray(dataset[() if part is None else part]).view("<u2")
     return bits.astype(np.uint16, copy=False).view(BFLOAT16)

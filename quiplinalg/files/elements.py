@@ -32,6 +32,7 @@ __all__ = [
     "make_group",
     "read_array",
     "read_attribute",
+    "read_part",
     "require_attribute",
     "set_attributes",
     "set_encoding",
@@ -218,12 +219,17 @@ def write_array(
 def read_array(dataset: h5py.Dataset) -> np.ndarray:
     """Read a whole dataset that :func:`open_dataset` has let pass, in native byte order."""
     check_chunks(dataset)
+    return read_part(dataset, None)
+
+
+def read_part(dataset: h5py.Dataset, part: tuple[slice, ...] | None) -> np.ndarray:
+    """Read a block of a dataset whose chunks were checked; None for all of it."""
     if is_bfloat16(dataset):
-        return read_bfloat16(dataset)
+        return read_bfloat16(dataset, part)
     if is_opaque_bfloat16(dataset):
         float_dtype(dataset)
-        return read_bfloat16(dataset)
-    array = np.asarray(dataset[()])
+        return read_bfloat16(dataset, part)
+    array = np.asarray(dataset[() if part is None else part])
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from quiplinalg.errors import FormatError
+from quiplinalg.files.digest import dataset_digest
 from quiplinalg.files.elements import check_encoding, float_dtype, read_array, require_attribute
 from quiplinalg.files.guard import (
     address,
@@ -17,6 +18,7 @@ from quiplinalg.files.guard import (
     open_file,
     open_group,
 )
+from quiplinalg.files.hessian_source import HessianSource
 from quiplinalg.files.measure import Limits
 from quiplinalg.files.reader import (
     NORMALIZATIONS,
@@ -48,6 +50,7 @@ class ProblemReader(ProblemSource):
         self.path = os.fspath(path)
         self._limits = limits or Limits()
         self._file = open_file(path)
+        self._digests: dict[str, str] = {}  # of Hessians, by key
         try:
             with format_errors(self.path):
                 check_encoding(self._file, "quiplinalg-problem")
@@ -124,6 +127,20 @@ class ProblemReader(ProblemSource):
         with format_errors(self.path, f"layers/{name}/hessian"):
             _, dataset, info = self._layer(name)
             return read_hessian(dataset, info.shape[1])
+
+    def hessian_source(self, name: str) -> HessianSource:
+        """Open a Hessian to be read piece by piece, for as long as this reader is open."""
+        with format_errors(self.path, f"layers/{name}/hessian"):
+            _, dataset, info = self._layer(name)
+            return HessianSource(dataset, info.shape[1])
+
+    def digests(self, name: str) -> tuple[str, str]:
+        """SHA-256 of what is stored as the weight and as the Hessian of a layer."""
+        with format_errors(self.path, f"layers/{name}"):
+            weight, hessian, info = self._layer(name)
+            if info.hessian_key not in self._digests:
+                self._digests[info.hessian_key] = dataset_digest(hessian)
+            return dataset_digest(weight), self._digests[info.hessian_key]
 
     def array(self, name: str) -> np.ndarray:
         """Read one of ``arrays``."""

@@ -81,21 +81,23 @@ def unit_rows(A, j0, j1):
 
 @jit()
 def pack_feedback(A, place, U, p0, p1):
-    """Pack U = T - I from the reversed factor for panels p0 .. p1.
+    """Pack U = T - I from the reversed factor for panels p0 .. p1, which are all that U holds.
 
     T[i, k] = A[n-1-k, n-1-i] / A[n-1-k, n-1-k] for i < k.  place[c] is the position in the
-    rounding order of work column c, or -1 for a padding column, whose entries are zero.
+    rounding order of work column c, or -1 for a padding column, whose entries are zero.  A may be
+    without rows that these panels do not need, at its end.
     """
-    n = A.shape[0]
+    n = A.shape[1]
+    start = panel_offset(p0)
     for p in range(p0, p1):
-        at, first = panel_offset(p), p * PANEL
+        at, first = panel_offset(p) - start, p * PANEL
         for c in range(PANEL):
             k = place[first + c]
-            row = A[n - 1 - max(k, 0)]
+            row = A[n - 1 - k if k >= 0 else 0]
             inverse = 1.0 / row[n - 1 - k] if k >= 0 else 0.0
             for b in range(first + PANEL):
                 i = place[b]
-                value = row[n - 1 - i] * inverse if i >= 0 else 0.0
+                value = row[n - 1 - i] * inverse if i >= 0 and k >= 0 else 0.0
                 U[at + b * PANEL + c] = value if b < first + c else 0.0
 
 
@@ -105,9 +107,11 @@ def compensate(F, U, columns, c0, c1, first, out):
 
     LDLQ's targets in F carry the feedback of the columns before c0 only; GPTQ's current weights
     are the minimiser over all columns not yet rounded, which is this triangular solve away.
-    F is (tiles, c1 - c0, lanes) as `accumulate` leaves it; W, the original, is in first.
+    F is (tiles, c1 - c0, lanes) as `accumulate` leaves it; W, the original, is in first.  U holds
+    the panels of these columns.
     """
     tiles, width, lanes = F.shape
+    start = panel_offset(c0 // PANEL)
     rows = out.shape[0]
     work = np.empty((width, lanes), F.dtype)
     for t in range(tiles):
@@ -116,7 +120,7 @@ def compensate(F, U, columns, c0, c1, first, out):
             if columns[c0 + c] < 0:
                 continue
             p = (c0 + c) // PANEL
-            at = panel_offset(p) + (c0 + c) % PANEL
+            at = panel_offset(p) - start + (c0 + c) % PANEL
             shift = work[c]
             for r in range(lanes):
                 shift[r] = F[t, c, r] - first[t, c0 + c, r]

@@ -3,7 +3,7 @@
 Work arrays are (tiles, N, lanes): row r of a tile is a lane, columns are in rounding order, and N
 is a multiple of 4; ``columns[c] < 0`` marks a padding column, which holds zeros and is skipped.
 Z holds W in the columns not yet rounded and E = W - W_hat in those that are; F holds the rounding
-targets W + E U of the columns being rounded.
+targets W + E U of the columns being rounded.  U holds the panels of those columns, no others.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def accumulate(F, Z, U, c0, c1):
     tiles, N, lanes = Z.shape
     f, e = F.reshape(-1), Z.reshape(-1)
     f_tile = F.shape[1] * lanes
+    start = panel_offset(c0 // PANEL)
     for t in range(tiles):  # in a loop: a slice assignment takes seconds to compile
         source, target = Z[t, c0:c1].reshape(-1), F[t].reshape(-1)
         for i in range((c1 - c0) * lanes):
@@ -80,7 +81,7 @@ def accumulate(F, Z, U, c0, c1):
         for t in range(tiles):
             for p in range(c0 // PANEL, c1 // PANEL):
                 f_at = t * f_tile + (p * PANEL - c0) * lanes
-                u_at = panel_offset(p) + k0 * PANEL
+                u_at = panel_offset(p) - start + k0 * PANEL
                 fma_tile(f, f_at, e, (t * N + k0) * lanes, U, u_at, steps)
 
 
@@ -101,10 +102,11 @@ def round_block(F, Z, C, U, grid, plan, span, stats):
     groups, width = scale.shape[1], F.shape[1]
     f, e, q, t = F.reshape(-1), Z.reshape(-1), C.reshape(-1), stats.reshape(-1)
     s, o, x = scale.reshape(-1), zero.reshape(-1), noise.reshape(-1)
+    start = panel_offset(c0 // PANEL)
     for tile in range(tiles):
         for p in range(c0 // PANEL, c1 // PANEL):
             first = p * PANEL
-            u_at = panel_offset(p)
+            u_at = panel_offset(p) - start
             f_at = (tile * width + first - c0) * lanes
             fma_tile(f, f_at, e, (tile * N + c0) * lanes, U, u_at + c0 * PANEL, first - c0)
             for j in range(first, first + PANEL):

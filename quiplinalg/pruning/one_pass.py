@@ -20,7 +20,7 @@ from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import PANEL, Kernels
 from quiplinalg.parallel import run_all, thread_count
 from quiplinalg.pruning.pattern import Pattern, count_of
-from quiplinalg.rounding.plan import Plan, layout, pack, tiled, undamped
+from quiplinalg.rounding.plan import Plan, layout, pack, panels, tiled, undamped
 from quiplinalg.rounding.tiles import tile_parts
 
 __all__ = ["OnePass", "one_pass"]
@@ -140,7 +140,7 @@ class _Pass:
                 used = last - first
                 part = _Part(self, first * lanes, Z[:used], F[:used], C[:used])
                 for span in plan.spans:
-                    self.kernels.accumulate(part.F, part.Z, plan.U, *span)
+                    self.kernels.accumulate(part.F, part.Z, panels(plan.U, *span), *span)
                     part.prune(span, drop, size)
                 part.end()
 
@@ -192,9 +192,10 @@ class _Part:
     def score(self, span: tuple[int, int], scores: np.ndarray) -> None:
         """Write |w| sqrt(D) of the columns of a block, w as compensated for those before it."""
         plan, kernels = self.run.plan, self.run.kernels
-        kernels.accumulate(self.F, self.Z, plan.U, *span)
+        U = panels(plan.U, *span)
+        kernels.accumulate(self.F, self.Z, U, *span)
         mine = scores[self.rows]
-        kernels.compensate(self.F, plan.U, plan.columns, *span, self.Z, mine)
+        kernels.compensate(self.F, U, plan.columns, *span, self.Z, mine)
         salience = self.run.salience[slice(*span)][plan.columns[slice(*span)] >= 0]
         np.abs(mine, out=mine)
         mine *= salience.astype(mine.dtype)

@@ -43,7 +43,7 @@ def ldlq(
         rounded in float64, everything narrower in float32.  Not changed.
     H : array, (n, n), floating
         Symmetric second moment of the layer's inputs, in any units; both triangles are checked.
-        Factored in float64.  Not changed.
+        Factored in float64.  Not changed.  Or what `prepare` makes of it, for several layers.
     bits : int
         1 to 8.  Ignored where ``grid`` is given.
     grid : UniformGrid, optional

@@ -98,6 +98,11 @@ class Options:
             )
 
     @property
+    def fits_groups(self) -> bool:
+        """Whether each group's scales are found on the way, when its first column is reached."""
+        return self.grid is None and self.group_size is not None and not self.static_groups
+
+    @property
     def philox_key(self) -> int:
         """The 32-bit key that a 64-bit seed is folded to."""
         seed = int(self.seed or 0)

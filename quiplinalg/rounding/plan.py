@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,17 @@ from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.kernels.record import PANEL, Kernels
 from quiplinalg.parallel import run_all
 
-__all__ = ["Plan", "check_shapes", "layout", "pack", "tiled", "undamped"]
+__all__ = [
+    "Footprint",
+    "Plan",
+    "check_shapes",
+    "layout",
+    "pack",
+    "pack_columns",
+    "panels",
+    "tiled",
+    "undamped",
+]
 
 _PANELS_AT_ONCE = 16
 # most of damping * ||E||^2 over the loss: 1e-6 of either, in float32, are 6e-5 of the difference
@@ -23,11 +34,12 @@ class Plan:
 
     W: np.ndarray  # (m, n), work dtype
     columns: np.ndarray  # (N,) caller's column of each work column, -1 for padding
-    U: np.ndarray  # packed feedback
+    U: Any  # packed feedback, or what reads its panels from a file
     D: np.ndarray  # (N,) float64
     damping: np.ndarray  # (N,) float64
     spans: list[tuple[int, int]]  # blocks of work columns
     group: np.ndarray  # (N,) int32 group of each work column
+    first: int = 0  # row of the layer that W starts with
 
     @property
     def groups(self) -> int:
@@ -35,7 +47,31 @@ class Plan:
         return int(self.group.max(initial=0)) + 1
 
 
-def check_shapes(weight: np.ndarray, hessian: np.ndarray) -> None:
+@dataclass(frozen=True)
+class Footprint:
+    """How much memory the rounding of a layer takes beside the factor."""
+
+    rows: int
+    columns: int  # with padding
+    width: int  # of the widest block
+    groups: int
+    itemsize: int  # of the work dtype
+    code_bytes: int
+
+    @property
+    def result(self) -> int:
+        """Bytes of the codes and the grid."""
+        return self.rows * (self.columns * self.code_bytes + 8 * self.groups)
+
+    @property
+    def row(self) -> int:
+        """Bytes of a row while it is rounded: W, its errors, codes of two grids, and a block."""
+        each = 2 * self.itemsize + 4 * self.code_bytes
+        block = 2 * self.width + 6 * self.groups
+        return self.columns * each + block * self.itemsize + 256
+
+
+def check_shapes(weight: np.ndarray, hessian: Any) -> None:
     """Raise unless W is (m, n) for an H of (n, n)."""
     if hessian.shape[0] != weight.shape[1]:
         raise InvalidArgumentError(
@@ -73,15 +109,41 @@ def layout(n: int, size: int, block: int = 1) -> tuple[np.ndarray, list[tuple[in
 
 def pack(factor: np.ndarray, place: np.ndarray, dtype: np.dtype, kernels: Kernels) -> np.ndarray:
     """Return the packed feedback U of a factor (see `factor_reversed`), in ``dtype``."""
-    panels = place.shape[0] // PANEL
-    U = np.empty(8 * panels * (panels + 1), dtype)
+    return pack_columns(factor, place, (0, place.shape[0]), dtype, kernels)
+
+
+def pack_columns(
+    factor: np.ndarray,
+    place: np.ndarray,
+    span: tuple[int, int],
+    dtype: np.dtype,
+    kernels: Kernels,
+) -> np.ndarray:
+    """Return the packed feedback of the work columns of a span, multiples of 4.
+
+    ``factor`` is the reversed one, or a last part of its columns and a first part of its rows: of
+    the columns in the rounding order up to the last of the span, and of those in the span.
+    """
+    first, last = (end // PANEL for end in span)
+    U = np.empty(_offset(last) - _offset(first), dtype)
     step = _PANELS_AT_ONCE
-    # from the last: long panels first, so that the threads end together
-    run_all(
-        kernels.pack_feedback,
-        [(factor, place, U, p, min(p + step, panels)) for p in range(0, panels, step)][::-1],
-    )
+    edges = [(p, min(p + step, last)) for p in range(first, last, step)]
+    tasks = [
+        (factor, place, U[_offset(p) - _offset(first) : _offset(q) - _offset(first)], p, q)
+        for p, q in edges
+    ]
+    run_all(kernels.pack_feedback, tasks[::-1])  # long panels first: the threads end together
     return U
+
+
+def panels(U: np.ndarray, c0: int, c1: int) -> np.ndarray:
+    """Return the part of a packed feedback that is work columns c0 to c1, multiples of 4."""
+    return U[_offset(c0 // PANEL) : _offset(c1 // PANEL)]
+
+
+def _offset(panel: int) -> int:
+    """Where a panel starts: panel p is (4p + 4, 4)."""
+    return 8 * panel * (panel + 1)
 
 
 def tiled(rows: np.ndarray, tiles: int, lanes: int, fill: float) -> np.ndarray:

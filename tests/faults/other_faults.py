@@ -16,7 +16,7 @@ FAULTS = (
     Fault(
         "the factor's zero triangle is fed back: nearest in disguise",
         HESSIAN,
-        "value = row[n - 1 - i] * inverse if i >= 0 else 0.0",
+        "value = row[n - 1 - i] * inverse if i >= 0 and k >= 0 else 0.0",
         "value = A[n - 1 - i, n - 1 - k] * inverse if min(i, k) >= 0 and i != k else 0.0",
         ("tests/kernels/test_slots.py", *ROUND),
     ),
@@ -99,8 +99,8 @@ FAULTS = (
     Fault(
         "act order is ascending",
         "factor/orders.py",
-        'permutation = np.argsort(-H.diagonal(), kind="stable")',
-        'permutation = np.argsort(H.diagonal(), kind="stable")',
+        'return np.argsort(-diagonal, kind="stable")',
+        'return np.argsort(diagonal, kind="stable")',
         ("tests/factor/test_min_pivot.py", *ROUND),
     ),
     Fault(

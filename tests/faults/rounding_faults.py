@@ -11,7 +11,8 @@ DESCENT = ("tests/kernels/test_descent_slots.py", "tests/rounding/test_descent.p
 GRIDS = ("tests/grids/test_grids.py", *SLOTS)
 QUIP = ("tests/rounding/test_quip.py",)
 
-TILE, KERNEL, DRIVER = "kernels/cpu_tile.py", "kernels/cpu_rounding.py", "rounding/driver.py"
+TILE, KERNEL = "kernels/cpu_tile.py", "kernels/cpu_rounding.py"
+DRIVER, ROUNDER = "rounding/driver.py", "rounding/rounder.py"
 
 FAULTS = (
     Fault(
@@ -97,9 +98,9 @@ FAULTS = (
     ),
     Fault(
         "H_kk for 1 / [H^-1]_kk in the loss",
-        DRIVER,
-        "    D = factor.diagonal()[::-1] ** 2",
-        "    D = (diagonal + shift)[order].astype(np.float64)",
+        "rounding/prepared.py",
+        "        D = factor.diagonal()[::-1] ** 2",
+        "        D = (self._diagonal + damping)[self.permutation].astype(np.float64)",
         ROUND,
     ),
     Fault(
@@ -111,23 +112,23 @@ FAULTS = (
     ),
     Fault(
         "group scales from the original weights",
-        DRIVER,
-        "            self.kernels.compensate(F, plan.U, plan.columns, c0, c1, Z, X)\n",
-        "            real_ones = plan.columns[c0:c1][plan.columns[c0:c1] >= 0]\n"
-        "            X[:] = plan.W[rows][:, real_ones]\n",
+        ROUNDER,
+        "        run.kernels.compensate(self.F, U, plan.columns, *span, self.Z, X)\n",
+        "        mine = plan.columns[slice(*span)]\n"
+        "        X[:] = plan.W[self.rows][:, mine[mine >= 0]]\n",
         ROUND,
     ),
     Fault(
         "group scales from targets that lack the columns to come",
-        DRIVER,
-        "            self.kernels.compensate(F, plan.U, plan.columns, c0, c1, Z, X)\n",
-        "            done = np.flatnonzero(plan.columns[c0:c1] >= 0)\n"
-        "            X[:] = F[:, done].transpose(0, 2, 1).reshape(-1, real)[:count]\n",
+        ROUNDER,
+        "        run.kernels.compensate(self.F, U, plan.columns, *span, self.Z, X)\n",
+        "        done = np.flatnonzero(plan.columns[slice(*span)] >= 0)\n"
+        "        X[:] = self.F[:, done].transpose(0, 2, 1).reshape(-1, real)[:count]\n",
         ROUND,
     ),
     Fault(
         "groups are rounded with scales that are not those stored",
-        DRIVER,
+        ROUNDER,
         "s, o = s.astype(np.float32).astype(X.dtype), o.astype(np.float32).astype(X.dtype)",
         "pass",
         ROUND,
@@ -142,50 +143,50 @@ FAULTS = (
     Fault(
         "the permutation is applied the wrong way round to W",
         DRIVER,
-        "columns = np.where(real, order[place], -1)",
-        "columns = np.where(real, np.argsort(order)[place], -1)",
+        "columns = np.where(real, permutation[place], -1)",
+        "columns = np.where(real, np.argsort(permutation)[place], -1)",
         ROUND,
     ),
     Fault(
         "the permutation is applied to H and not to W",
         DRIVER,
-        "columns = np.where(real, order[place], -1)",
+        "columns = np.where(real, permutation[place], -1)",
         "columns = place",
         ROUND,
     ),
     Fault(
         "the worse of two clips is kept",
-        DRIVER,
+        ROUNDER,
         "np.subtract(*other.row_loss.T) < np.subtract(*self.row_loss.T)",
         "np.subtract(*other.row_loss.T) > np.subtract(*self.row_loss.T)",
         ROUND,
     ),
     Fault(
         "every tile draws the random numbers of the first",
-        DRIVER,
-        "self.kernels.philox(self.options.philox_key, first, columns, noise)",
-        "self.kernels.philox(self.options.philox_key, 0, columns, noise)",
+        ROUNDER,
+        "run.kernels.philox(run.options.philox_key, first, columns, noise)",
+        "run.kernels.philox(run.options.philox_key, 0, columns, noise)",
         ("tests/properties/test_oracle.py", *ROUND),
     ),
     Fault(
         "every tile has the scales of the first rows",
-        DRIVER,
-        "scale = tiled(self.scale[rows], tiles, lanes, 1)",
-        "scale = tiled(self.scale[:count], tiles, lanes, 1)",
+        ROUNDER,
+        "self.scale = tiled(run.out.scale[rows], tiles, lanes, 1)",
+        "self.scale = tiled(run.out.scale[: rows.stop - rows.start], tiles, lanes, 1)",
         ROUND,
     ),
     Fault(
         "threads share their work space: a race",
-        DRIVER,
-        "        def work() -> None:\n            Z = np.empty((height, N, lanes), kind)\n",
-        "        Z = np.empty((height, N, lanes), kind)\n\n        def work() -> None:\n",
+        ROUNDER,
+        "        def work() -> None:\n            buffers = self._buffers(height)\n",
+        "        buffers = self._buffers(height)\n\n        def work() -> None:\n",
         ("tests/properties/test_determinism.py", *ROUND),
     ),
     Fault(
         "the feedback is float32 where float64 was promised",
         "rounding/plan.py",
-        "    return U\n\n\ndef tiled",
-        "    return U.astype(np.float32).astype(dtype)\n\n\ndef tiled",
+        "    return U\n\n\ndef panels",
+        "    return U.astype(np.float32).astype(dtype)\n\n\ndef panels",
         TIES,
     ),
     Fault(

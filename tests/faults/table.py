@@ -2,6 +2,7 @@
 
 import other_faults
 import rounding_faults
+import scale_faults
 import search_faults
 import second_order_faults
 
@@ -10,4 +11,5 @@ FAULTS = (
     *other_faults.FAULTS,
     *second_order_faults.FAULTS,
     *search_faults.FAULTS,
+    *scale_faults.FAULTS,
 )

@@ -7,7 +7,7 @@ import pytest
 
 from quiplinalg import reference
 from quiplinalg.kernels.record import select
-from quiplinalg.rounding.plan import layout, pack
+from quiplinalg.rounding.plan import layout, pack, panels
 
 CPU, GENERIC = select("cpu"), select("generic")
 DTYPES = (np.float32, np.float64)
@@ -60,7 +60,7 @@ def run(kernels, n, size, block, dtype, drop, given=None, quantise=False):
     for c0, c1 in spans:
         F = np.full((2, c1 - c0, lanes), np.nan, dtype)
         C = np.zeros(F.shape, values.dtype)
-        kernels.accumulate(F, Z, U, c0, c1)
+        kernels.accumulate(F, Z, panels(U, c0, c1), c0, c1)
         grid = (frozen(scale), frozen(zero), frozen(group), low, high)
         plan = tuple(frozen(a) for a in (place, full_D, damping, salience))
         kernels.prune_block(F, Z, C, U, grid, plan, (c0, c1), (mask, 0, drop, width), stats)

@@ -9,6 +9,7 @@ import pytest
 
 from quiplinalg import reference
 from quiplinalg.kernels.record import select
+from quiplinalg.rounding.plan import panels
 
 CPU, GENERIC = select("cpu"), select("generic")
 DTYPES = (np.float32, np.float64)
@@ -38,9 +39,9 @@ def packed(kernels, n, N, dtype, seed=0):
         kernels.solve_tile(A.T, j1, n, j0, j1)
     place = np.full(N, -1)
     place[:n] = np.arange(n)
-    panels = N // 4
-    U = np.full(8 * panels * (panels + 1), np.nan, dtype)
-    kernels.pack_feedback(frozen(A), frozen(place), U, 0, panels)
+    count = N // 4
+    U = np.full(8 * count * (count + 1), np.nan, dtype)
+    kernels.pack_feedback(frozen(A), frozen(place), U, 0, count)
     return U, A
 
 
@@ -147,10 +148,11 @@ def test_accumulate_and_round_follow_the_definition(dtype, n):
             for c0 in range(0, N, 8):
                 c1 = min(c0 + 8, N)
                 F = np.full((2, 8, lanes), np.nan, dtype)
-                kernels.accumulate(F, E, U, c0, c1)
+                own = panels(U, c0, c1)
+                kernels.accumulate(F, E, own, c0, c1)
                 noise = noise_all[:, c0:c1].copy() if noisy else np.empty((0, 0, 0), np.float32)
                 grid = (scale, zero, group, dtype(low), dtype(high), noise)
-                kernels.round_block(F, E, C, U, grid, (columns, D, damping), (c0, c1), stats)
+                kernels.round_block(F, E, C, own, grid, (columns, D, damping), (c0, c1), stats)
             tau = 64 * n * float(np.finfo(dtype).eps)
             for tile in range(2):
                 s, o = scale[tile, group[:n]].T.astype(float), zero[tile, group[:n]].T.astype(float)
