@@ -46,6 +46,11 @@ Result file (root: "quiplinalg-result", quiplinalg-version)::
         mask                    "packed-codes" of 1 bit: 1 where a weight is pruned
         dead                    "array", (k,) int64
 
+Weights file (root: "quiplinalg-weights", quiplinalg-version), which is written only::
+
+    layers/<name>               "layer"
+        weight                  "array", (out, in) floats; orientation = "out_in"
+
 The weights of a quantised layer are U^T (scale (codes - zero)) V diag(1/scales), V the input and U
 the output rotation, with zeros in the dead columns where there is an input rotation.
 ``candidates`` is the JSON object of the losses of the rotations that were tried.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quiplinalg.errors import InvalidArgumentError
 
-__all__ = ["check_target", "commit", "discard", "temporary_name"]
+__all__ = ["check_target", "commit", "discard", "sync_directory", "temporary_name"]
 
 
 def check_target(path: str | os.PathLike, overwrite: bool) -> Path:
@@ -46,12 +46,23 @@ def commit(temporary: Path, target: Path, overwrite: bool) -> None:
         os.replace(temporary, target)
     else:
         _move_new(temporary, target)
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
 
 
 def discard(temporary: Path) -> None:
     """Remove the temporary file if it is there."""
     temporary.unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    if os.name == "nt":  # directories cannot be opened there
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _move_new(temporary: Path, target: Path) -> None:
@@ -65,13 +76,3 @@ def _move_new(temporary: Path, target: Path) -> None:
         os.replace(temporary, target)
     else:
         temporary.unlink()
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name == "nt":  # directories cannot be opened there
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -29,7 +29,8 @@ class CheckedReader:
     def __init__(self, path: str | os.PathLike, limits: Limits | None = None):
         self.path = os.fspath(path)
         self._limits = limits or Limits()
-        self._file = open_file(path)
+        self._last: tuple[str, h5py.Group] | None = None
+        self._file = self._open()
         try:
             with format_errors(self.path):
                 check_encoding(self._file, self._encoding)
@@ -38,11 +39,16 @@ class CheckedReader:
             self._file.close()
             raise
 
+    def _open(self) -> h5py.File:
+        return open_file(self.path)
+
     def _list(self) -> tuple[str, ...]:
         raise NotImplementedError
 
     def _checked_group(self, name: str) -> h5py.Group:
-        """The group of an entry, its attributes held against their checksum."""
+        """The group of an entry, its attributes held against their checksum, once in a row."""
+        if self._last is not None and self._last[0] == name and self._last[1]:
+            return self._last[1]
         where = f"{self._top}/{name}"
         if name not in self.names:
             raise FormatError(
@@ -60,6 +66,7 @@ class CheckedReader:
                 self.path,
                 group.name,
             )
+        self._last = (name, group)
         return group
 
     def _checked_array(self, dataset: h5py.Dataset) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 HDF5 lets a dataset keep its data in other files (external storage, virtual datasets) and declare
 far more than the file holds.  :func:`check_dataset` looks at the declaration, at no cost;
-:func:`check_chunks` inflates each compressed chunk up to its declared size, right before a read.
+:func:`check_chunks` looks up each chunk and unpacks it, right before a read.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from h5py import h5d, h5t, h5z
 
 from quiplinalg.errors import FormatError
 from quiplinalg.files.bfloat16 import is_bfloat16, is_opaque_bfloat16
+from quiplinalg.files.lzf import lzf_length
 
 __all__ = ["Limits", "check_chunks", "check_dataset"]
 
@@ -155,38 +157,55 @@ def _incomplete(dataset: h5py.Dataset, limits: Limits) -> str | None:
 
 
 def check_chunks(dataset: h5py.Dataset) -> None:
-    """Raise FormatError if a compressed chunk holds more than its declared size.
+    """Raise FormatError unless every chunk is found where it is read, and fills its place.
 
-    HDF5 inflates until the stream ends, whatever the size of the chunk.
+    HDF5 reads a chunk that it does not find as zeros, leaves what a short one lacks as it was in
+    memory, and inflates until the stream ends, whatever the size of the chunk.
     """
-    if not dataset.size or not _is_compressed(dataset):
+    if not dataset.size or not dataset.chunks:
         return
-    plist = dataset.id.get_create_plist()
-    codes = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
-    packer = next(i for i, code in enumerate(codes) if code in _COMPRESSORS)
-    limit = _chunk_bytes(dataset) + _CHECKSUM_BYTES
     chunks: list = []
     dataset.id.chunk_iter(chunks.append)
-    for chunk in chunks:
-        if chunk.filter_mask & (1 << packer):  # stored without the compressor
-            continue
-        fits = chunk.size <= 2 * limit + 1024
-        if fits and codes[packer] == h5z.FILTER_DEFLATE:
-            _, raw = dataset.id.read_direct_chunk(chunk.chunk_offset)
-            stream = zlib.decompressobj()
-            fits = len(stream.decompress(raw, limit + 1)) <= limit and stream.eof
-        if not fits:
+    most = 2 * _chunk_bytes(dataset) + 1024
+    places = {chunk.chunk_offset for chunk in chunks if chunk.size <= most}
+    steps = zip(dataset.shape, dataset.chunks, strict=True)
+    for place in itertools.product(*(range(0, size, step) for size, step in steps)):
+        if place not in places or not _fills_chunk(dataset, place):
             raise FormatError(
-                f"expected chunks of {limit - _CHECKSUM_BYTES} bytes; got more at "
-                f"{chunk.chunk_offset}. Write the array without compression",
+                f"expected a chunk of {math.prod(dataset.chunks)} elements at {place}; got none, "
+                "or one of another size. Write the array again, without compression",
                 dataset.file.filename,
                 dataset.name,
             )
 
 
+def _fills_chunk(dataset: h5py.Dataset, place: tuple[int, ...]) -> bool:
+    """Whether a chunk has its declared size once its filters are undone, the last one first."""
+    size = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
+    skipped, raw = dataset.id.read_direct_chunk(place)
+    codes = _filter_codes(dataset)
+    length = len(raw)
+    for i in reversed(range(len(codes))):
+        if skipped >> i & 1:
+            continue
+        if codes[i] == h5z.FILTER_FLETCHER32:
+            length -= _CHECKSUM_BYTES
+        elif codes[i] == h5z.FILTER_LZF:
+            length = lzf_length(raw[:length])
+        elif codes[i] == h5z.FILTER_DEFLATE:
+            stream = zlib.decompressobj()
+            length = len(stream.decompress(raw[:length], size + _CHECKSUM_BYTES + 1))
+            length = length if stream.eof else -1
+    return length == size
+
+
 def _is_compressed(dataset: h5py.Dataset) -> bool:
+    return any(code in _COMPRESSORS for code in _filter_codes(dataset))
+
+
+def _filter_codes(dataset: h5py.Dataset) -> list[int]:
     plist = dataset.id.get_create_plist()
-    return any(plist.get_filter(i)[0] in _COMPRESSORS for i in range(plist.get_nfilters()))
+    return [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
 
 
 def _item_bytes(dataset: h5py.Dataset) -> int:

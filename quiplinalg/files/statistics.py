@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import h5py
@@ -31,7 +30,7 @@ from quiplinalg.files.guard import (
 from quiplinalg.files.measure import Limits
 from quiplinalg.files.result_layout import CHECKSUM, layer_checksum
 from quiplinalg.files.triangle import pack_lower, packed_size, unpack_lower
-from quiplinalg.files.writer import AtomicWriter
+from quiplinalg.files.writer import AtomicWriter, written_by
 from quiplinalg.hessian.accumulate import Hessian
 from quiplinalg.hessian.cross import CrossMoment
 
@@ -103,10 +102,7 @@ class StatisticsWriter(AtomicWriter):
     _groups = ("statistics",)
 
     def _root_attributes(self) -> dict[str, str]:
-        try:
-            return {"quiplinalg-version": metadata.version("quiplinalg")}
-        except metadata.PackageNotFoundError:
-            return {"quiplinalg-version": "unknown"}
+        return written_by()
 
     def add(self, name: str, statistics: Hessian | CrossMoment) -> None:
         """Add the sums of an accumulator, which is not changed.

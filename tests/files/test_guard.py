@@ -1,7 +1,10 @@
 """Hostile and damaged files: each is refused, with FormatError."""
 
 import os
+import struct
+import sys
 import zlib
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,6 +13,10 @@ from h5py import h5d, h5p, h5s, h5t
 
 from quiplinalg.errors import FormatError
 from quiplinalg.files import Limits, ProblemWriter, open_keras, open_problem, open_result
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "hostile"))
+
+from object_headers import seal, sealed_blocks
 
 N = 64
 
@@ -156,7 +163,7 @@ CASES = {
     chunk_never_written: "never written",
     bomb: "times the stored bytes",
     large_chunk: "chunks of at most",
-    chunk_bomb: "got more at|times the stored",
+    chunk_bomb: "expected a chunk|times the stored",
     objects: "at most 8 bytes",
     references: "at most 8 bytes",
     compound: "at most 8 bytes",
@@ -205,8 +212,62 @@ def test_chunk_bomb_is_found_by_inflating(path):
     replace_weight(path, make)
     with open_problem(path) as problem:
         assert problem.info("a").shape == (2, N)
-        with pytest.raises(FormatError, match="got more at"):
+        with pytest.raises(FormatError, match="expected a chunk"):
             problem.weight("a")
+
+
+@pytest.mark.parametrize(
+    "keywords, stored, skipped",
+    [
+        ({"shuffle": True}, bytes(8), 0),
+        ({"compression": "gzip"}, bytes(8), 1),  # stored without the compressor
+        ({"compression": "gzip"}, zlib.compress(bytes(8)), 0),
+        ({"compression": "lzf"}, b"\x07" + bytes(8), 0),
+        ({"compression": "lzf"}, b"\x07" + bytes(7), 0),
+    ],
+)
+def test_a_chunk_that_falls_short_is_not_filled_up_from_memory(path, keywords, stored, skipped):
+    """HDF5 leaves the rest of the chunk as it was in memory, whatever was there."""
+
+    def make(group):
+        dataset = group.create_dataset("weight", (2, N), "f8", chunks=(2, N), **keywords)
+        dataset.id.write_direct_chunk((0, 0), stored, skipped)
+
+    replace_weight(path, make)
+    with open_problem(path, limits=Limits(max_ratio=1e6)) as problem:
+        with pytest.raises(FormatError, match=r"expected a chunk|times the stored"):
+            problem.weight("a")
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0), (2, 0, 0), (1, 1, 0), (2**40, 0, 0)])
+def test_a_chunk_in_another_place_leaves_no_zeros_in_its_own(path, place):
+    """As many chunks as there should be, but HDF5 finds none where the second is read."""
+    W = np.ones((2, N))
+    replace_weight(path, lambda g: g.create_dataset("weight", data=W, chunks=(1, N)))
+    key = struct.pack("<IIQQQ", 8 * N, 0, 1, 0, 0)  # bytes, filters left out, where it belongs
+    sound = path.read_bytes()
+    assert sound.count(key) == 1
+    path.write_bytes(sound.replace(key, struct.pack("<IIQQQ", 8 * N, 0, *place)))
+    with open_problem(path) as problem:
+        with pytest.raises(FormatError, match=r"expected a chunk|bad coordinate"):
+            problem.weight("a")
+
+
+def test_an_index_of_chunks_that_does_not_fit_the_dataspace(path):
+    """The chunks are enumerated where they belong, and looked up elsewhere."""
+    with h5py.File(path.parent / "q.h5", "w", libver="latest") as file:
+        file.create_dataset("x", data=np.ones((24, N)), chunks=(8, N), maxshape=(None, N))
+    data = bytearray((path.parent / "q.h5").read_bytes())
+    limits = struct.pack("<QQ", 2**64 - 1, N)
+    assert data.count(limits) == 1
+    place = data.index(limits) + 8
+    data[place : place + 8] = struct.pack("<Q", 2**40)
+    seal(data, sealed_blocks(bytes((path.parent / "q.h5").read_bytes())))
+    (path.parent / "q.h5").write_bytes(data)
+    mapping = {"x": {"weight": "x", "hessian": np.eye(24)}}
+    with open_keras(path.parent / "q.h5", mapping) as problem:
+        with pytest.raises(FormatError, match="expected a chunk"):
+            problem.weight("x")
 
 
 def test_links_on_the_way(path):
