@@ -12,7 +12,7 @@ from bench.common import ROOT, Settings
 
 TOPICS = (
     "startup", "determinism", "factor", "update", "clip", "ldlq", "descent", "rotation", "memory",
-    "quality", "quip", "kbest", "certificates", "obq", "prune", "hessian", "rivals",
+    "quality", "quip", "kbest", "certificates", "obq", "prune", "hessian", "model", "rivals",
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ _PUBLIC = {
     "DampingWarning": "errors",
     "DiagonalEstimate": "hessian.estimators",
     "Exact": "rounding.exact",
+    "Exported": "export",
     "FormatError": "errors",
     "Hessian": "hessian.accumulate",
     "HessianDiagnostics": "hessian.diagnostics",
@@ -34,6 +35,7 @@ _PUBLIC = {
     "NonFiniteError": "errors",
     "NotPositiveDefiniteError": "errors",
     "OBQTrace": "rounding.obq",
+    "PreparedHessian": "rounding.prepared",
     "ProblemWriter": "files",
     "Processing": "incoherence.process",
     "Pruned": "pruning.result",
@@ -59,6 +61,7 @@ _PUBLIC = {
     "cholesky_update_into": "factor.update.cholesky",
     "descend": "rounding.descent",
     "exact": "rounding.exact",
+    "export_result": "export",
     "gptq": "rounding.gptq",
     "hadamard_orthogonal": "incoherence.hadamard",
     "hutch_pp": "hessian.estimators",
@@ -91,9 +94,11 @@ _PUBLIC = {
     "open_result": "files",
     "open_statistics": "files",
     "pack": "grids.packing",
+    "prepare": "rounding.prepared",
     "proxy_loss": "losses",
     "prune_columns": "pruning.columns",
     "prune_quantize": "pruning.quantize",
+    "quantize_model": "model.quantize",
     "quip": "rounding.quip",
     "quip_authors": "rounding.quip_authors",
     "refresh_inverse": "hessian.refresh",
@@ -111,8 +116,8 @@ _PUBLIC = {
     "woodbury_into": "factor.update.inverse",
 }
 _MODULES = (
-    "errors", "files", "grids", "hessian", "incoherence", "parallel", "reference", "testing",
-    "theory",
+    "errors", "export", "files", "grids", "hessian", "incoherence", "model", "parallel",
+    "reference", "testing", "theory",
 )  # fmt: skip
 
 __all__ = ["__version__", *_PUBLIC]

@@ -20,7 +20,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     "errors", "arguments", "foreign", "arrays", "restore", "parallel", "reference", "kernels",
     "losses", "symmetric", "grids", "incoherence", "results", "factor", "hessian", "rounding",
-    "pruning", "theory", "testing", "files", "cli",
+    "pruning", "theory", "testing", "files", "export", "model", "cli",
 )  # fmt: skip
 
 

@@ -200,14 +200,13 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], left: 
 
 
 @contextmanager
-def progress(total: int, title: str) -> Iterator[Any]:
+def progress(total: float, title: str, **options: Any) -> Iterator[Any]:
     """Yield a progress bar on stderr, shown on a terminal only."""
     from tqdm import tqdm
 
-    with tqdm(
-        total=total, desc=title, unit="layer", file=sys.stderr, leave=False, disable=None
-    ) as bar:
-        yield bar
+    options = {"unit": "layer", **options}
+    with tqdm(total=total, desc=title, file=sys.stderr, leave=False, disable=None, **options) as b:
+        yield b
 
 
 def decibels(loss: float, energy: float) -> float:

@@ -41,29 +41,15 @@ def check_paths(source: str, target: str, overwrite: bool) -> None:
 
 def select_layers(problem: ProblemReader, include: list[str], exclude: list[str]) -> list[str]:
     """Return the layers asked for, those that share a Hessian one after the other."""
-    from fnmatch import fnmatchcase
+    from quiplinalg.errors import InvalidArgumentError
+    from quiplinalg.model.selection import select_layers as select
 
-    def matches(pattern: str) -> set[str]:
-        return {name for name in problem.names if fnmatchcase(name, pattern)}
-
-    for option, patterns in (("include", include), ("exclude", exclude)):
-        for pattern in patterns:
-            if not matches(pattern):
-                some = ", ".join(problem.names[:5]) + (", ..." if len(problem.names) > 5 else "")
-                message = (
-                    f"--{option} must match a layer; got {pattern!r}, which fits none of {some}. "
-                    f"'quiplinalg inspect {problem.path}' lists them all"
-                )
-                if option == "include":
-                    raise UsageError(message)
-                warn(message)
-    chosen = set(problem.names) if not include else set().union(*map(matches, include))
-    chosen -= set().union(*map(matches, exclude)) if exclude else set()
-    if not chosen:
-        raise UsageError(
-            f"at least one of the {len(problem.names)} layers must be left; got none. "
-            "Check --include and --exclude"
-        )
+    try:
+        chosen, idle = select(problem.names, include, exclude)
+    except InvalidArgumentError as error:
+        raise UsageError(str(error)) from None
+    for text in idle:
+        warn(text)
     return [name for group in problem.shared() for name in group if name in chosen]
 
 

@@ -92,7 +92,8 @@ def test_options_reach_the_library(problem, out, flags, check, capsys):
 
 def test_json_lines(problem, out, capsys):
     assert main(["quantize", problem, out, "--json"]) == 0
-    *layers, summary = lines(capsys)
+    start, *layers, summary = lines(capsys)
+    assert start["event"] == "start" and start["layers"] == 3 and start["resumed"] == 0
     assert [e["event"] for e in layers] == ["layer"] * 3
     assert {e["layer"] for e in layers} == {"block/q", "block/k", "head"}
     keys = "loss loss_db nearest_db seconds near_tie_rows clipped dead_columns damp"
@@ -107,7 +108,7 @@ def test_no_loss_is_null_in_json(tmp_path, out, capsys):
     with ProblemWriter(tmp_path / "p.h5") as writer:
         writer.add("zero", np.zeros((2, 4)), np.eye(4))
     assert main(["quantize", str(tmp_path / "p.h5"), out, "--json"]) == 0
-    assert lines(capsys)[0]["loss_db"] is None
+    assert lines(capsys)[1]["loss_db"] is None
 
 
 def test_include_and_exclude(problem, out, capsys):
@@ -266,10 +267,13 @@ def test_invalid_input(problem, out, tmp_path, capsys):
     with h5py.File(problem, "r+") as file:
         del file["layers/head/weight"]
         file["layers/head/weight"] = h5py.ExternalLink("secret.h5", "/weight")
-    assert main(["quantize", problem, out]) == 4
     for line in capsys.readouterr().err.splitlines():
         assert line.startswith("quiplinalg: error: ")
     assert not os.path.exists(out)
+    assert main(["quantize", problem, out]) == 3  # the link is not followed, the others are sound
+    assert "layer 'head': expected an object in the file" in capsys.readouterr().err
+    with open_result(out) as result:
+        assert result.names == ("block/k", "block/q")
 
 
 def test_same_bytes_for_any_number_of_threads(problem, tmp_path):
@@ -281,35 +285,45 @@ def test_same_bytes_for_any_number_of_threads(problem, tmp_path):
 
 
 def start(problem, out, cwd):
-    """Start a long quantisation, and wait until its temporary file is there."""
+    """Start a long quantisation, and wait until a layer is done."""
     code = "import sys; from quiplinalg.cli.main import main; sys.exit(main())"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "quantize", problem, out, "--bits", "2", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
     )  # fmt: skip
-    assert process.stdout.readline()  # the first layer is done
+    while '"layer"' not in (line := process.stdout.readline()):
+        assert line
     return process
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("number, code", [(2, 130), (15, 130), (9, -9)])
-def test_interrupted_runs_leave_no_result(tmp_path, number, code):
+def test_a_run_that_was_stopped_goes_on(tmp_path, number, code, capsys):
     rng = np.random.default_rng(0)
     with ProblemWriter(tmp_path / "in.h5") as writer:
         writer.add("a", rng.standard_normal((64, 128)), spd(128))
         for k in range(300):
             writer.add(f"b{k}", rng.standard_normal((64, 128)), shared_hessian_of="a")
-    out = tmp_path / "out.h5"
-    process = start(str(tmp_path / "in.h5"), str(out), os.getcwd())
-    assert list(tmp_path.glob(".out.h5.*.tmp"))
+    problem, out, other = (str(tmp_path / name) for name in ("in.h5", "out.h5", "other.h5"))
+    process = start(problem, out, os.getcwd())
     time.sleep(0.05)
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    text, error = process.communicate(timeout=60)
     assert process.returncode == code, error
-    assert not out.exists()
+    assert not os.path.exists(out) and os.path.exists(out + ".run")
+    done = 1 + text.count('"event": "layer"')
     if code == 130:
-        assert "quiplinalg: error: interrupted" in error
-        assert not list(tmp_path.glob(".out*"))
+        assert "quiplinalg: error: interrupted" in error and "--resume" in error
+        assert '"interrupted"' in text
+        assert not list(tmp_path.glob("out.h5.run/**/*.tmp"))
+    again = ["quantize", problem, out, "--bits", "2", "--json"]
+    assert main(again) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*again, "--resume"]) == 0
+    assert lines(capsys)[0]["resumed"] >= done
+    assert main(["quantize", problem, other, "--bits", "2"]) == 0
+    assert open(out, "rb").read() == open(other, "rb").read()
+    assert sorted(os.listdir(tmp_path)) == ["in.h5", "other.h5", "out.h5"]
 
 
 def tamper(source, target, change):
@@ -372,7 +386,7 @@ def test_verify_wants_files_that_belong_together(problem, out, tmp_path, capsys)
 
 
 def test_layers_draw_different_numbers():
-    from quiplinalg.cli.quantize import layer_seed
+    from quiplinalg.model.options import layer_seed
     from quiplinalg.rounding.options import Options
 
     def key(name):

@@ -7,8 +7,8 @@ import pytest
 
 from quiplinalg import descend, ldlq, open_problem, open_result, quip
 from quiplinalg.cli.main import main
-from quiplinalg.cli.quantize import layer_seed
 from quiplinalg.files import ProblemWriter
+from quiplinalg.model.options import layer_seed
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_refine_is_for_every_method(problem, out, capsys):
 
 def test_json_has_the_choice(problem, out, capsys):
     assert main(["quantize", problem, out, "--method", "quip", "--json"]) == 0
-    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    first = json.loads(capsys.readouterr().out.splitlines()[1])
     assert set(first["candidates"]) == {"hadamard", "kronecker", "none"}
     assert first["rotation"] in ("hadamard", "kronecker", None)
 

@@ -5,8 +5,8 @@ import pytest
 
 from quiplinalg import open_problem, open_result, safe
 from quiplinalg.cli.main import main
-from quiplinalg.cli.quantize import layer_seed
 from quiplinalg.files import ProblemWriter
+from quiplinalg.model.options import layer_seed
 
 
 @pytest.fixture

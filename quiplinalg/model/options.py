@@ -1,0 +1,240 @@
+"""How one layer is rounded: a method and the keywords of its function, checked before any work."""
+
+from __future__ import annotations
+
+import inspect
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quiplinalg.arguments import explain_keyword
+from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.incoherence.draws import check_seed
+from quiplinalg.model.choices import METHODS, OPTIONS
+from quiplinalg.rounding.descent import descend
+from quiplinalg.rounding.options import check_passes
+
+if TYPE_CHECKING:
+    from quiplinalg.results import Quantized
+
+__all__ = ["LayerOptions", "check_option", "foreign_options", "layer_seed", "resolve"]
+
+_DEFAULT_METHOD = "ldlq"
+_SHARING = ("gptq", "ldlq")  # that round with a factor of H in a common order
+_IDLE = {"nearest": ("static_groups", "order", "damp")}  # taken, though they change nothing
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """How a layer is rounded; `resolve` makes one.
+
+    Attributes
+    ----------
+    method : str
+        The function: "nearest", "gptq", "ldlq", "obq", "kbest", "quip" or "safe".
+    keywords : dict
+        All the keywords of the function that are options, as it takes them.
+    refine : int or None
+        Passes of `descend` after it; None: until nothing changes.  Always 0 for quip, which has
+        them among its keywords.
+    """
+
+    method: str
+    keywords: dict[str, Any]
+    refine: int | None = 0
+
+    @property
+    def bits(self) -> int:
+        """The width of a code."""
+        return self.keywords["bits"]
+
+    @property
+    def clip(self) -> str | None:
+        """How the range was found; None for quip, which does not clip."""
+        return self.keywords.get("clip")
+
+    @property
+    def shared_factor(self) -> tuple[str, float | str] | None:
+        """The order and the damping: layers with equal ones and the same H can share its factor.
+
+        None for methods that do not round by such a factor.
+        """
+        if self.method not in _SHARING:
+            return None
+        return self.keywords["order"], self.keywords["damp"]
+
+    def keywords_for(self, name: str) -> dict[str, Any]:
+        """Return the keywords of the function for the layer of that name, with a seed of its own.
+
+        Parameters
+        ----------
+        name : str
+        """
+        seed = self.keywords.get("seed")
+        own = {} if seed is None else {"seed": layer_seed(seed, name)}
+        return self.keywords | own
+
+    def quantize(self, name: str, W: Any, H: Any) -> Quantized:
+        """Return the layer rounded.
+
+        Parameters
+        ----------
+        name : str
+            Its seed is made of it.
+        W : array, (m, n)
+        H : array, (n, n), or PreparedHessian
+            Prepared by `shared_factor`, where this is not None.
+        """
+        q = _function(self.method)(W, H, **self.keywords_for(name))
+        if self.refine == 0:
+            return q
+        # a PreparedHessian has the array that it was made of
+        return descend(W, getattr(H, "hessian", H), q, passes=self.refine)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a flat dictionary of JSON: the method and every option of it."""
+        refine = {} if "refine" in self.keywords else {"refine": self.refine}
+        return {"method": self.method} | self.keywords | refine
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LayerOptions:
+        """Return what `to_json` was called on.
+
+        Parameters
+        ----------
+        data : mapping
+        """
+        keywords = dict(data)
+        method = keywords.pop("method")
+        return cls(method, keywords, _passes_apart(method, keywords))
+
+
+def layer_seed(seed: int, name: str) -> int:
+    """Return the seed of one layer: its name in the upper half, so that no two share a stream.
+
+    Parameters
+    ----------
+    seed : int
+    name : str
+    """
+    return seed ^ ((zlib.crc32(name.encode()) & 0x7FFFFFFF) << 32)
+
+
+def resolve(given: Mapping[str, Any], spell: Callable[[str], str] = str) -> LayerOptions:
+    """Return the options of a layer: what is given, else the default of the method.
+
+    Parameters
+    ----------
+    given : mapping
+        "method" (default: "ldlq") and options of it, by their names in `OPTIONS`: the keywords of
+        its function, where "row", "none", "table" and "all" may stand for None, and "refine".
+    spell : callable
+        What an option is called in messages, where it is not the name.
+
+    Returns
+    -------
+    LayerOptions
+
+    Raises
+    ------
+    InvalidArgumentError
+        An option that there is not, that the method has not, or with a value it does not take.
+
+    Examples
+    --------
+    >>> resolve({"method": "kbest", "bits": 3, "refine": "all"})
+    LayerOptions(method='kbest', keywords={'bits': 3, 'k': 8, 'group_size': None, 'sym': False,
+    'clip': 'mse', 'order': 'act', 'damp': 0.01}, refine=None)
+    """
+    values = {key: check_option(key, value) for key, value in given.items()}
+    method = values.pop("method", _DEFAULT_METHOD)
+    for key in foreign_options(method, values):
+        having = " or ".join(name for name in METHODS if key in _defaults(name))
+        raise InvalidArgumentError(
+            f"{spell(key)} is for {spell('method')} {having}; got it with {method}. "
+            "Leave it out, or choose another method."
+        )
+    idle = {key: values.pop(key) for key in _IDLE.get(method, ()) if key in values}
+    if idle:
+        resolve(idle, spell)  # a wrong value is wrong here too
+    keywords = _defaults(method) | values
+    if keywords.get("sides") == "both" and keywords["rotation"] is None:
+        raise InvalidArgumentError(
+            f"{spell('rotation')} must not be none with {spell('sides')} both; got none. "
+            f"Leave out {spell('sides')}, or choose a rotation."
+        )
+    options = LayerOptions(method, keywords, _passes_apart(method, keywords))
+    _check(options)
+    return options
+
+
+def check_option(key: str, value: Any) -> Any:
+    """Return the value of an option as the functions take it.
+
+    Parameters
+    ----------
+    key : str
+    value : object
+
+    Raises
+    ------
+    InvalidArgumentError
+        No such option, or a value of another kind.
+    """
+    if key not in OPTIONS:
+        raise InvalidArgumentError(f"unknown option {key!r}; {explain_keyword(key, OPTIONS)}")
+    try:
+        return OPTIONS[key].value(value)
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(
+            f"{key} must be {OPTIONS[key].expected}; got {key}={value!r}. Leave it out for the "
+            "default."
+        ) from None
+
+
+def foreign_options(method: str, keys: Iterable[str]) -> list[str]:
+    """Return those of some options that a method has not.
+
+    Parameters
+    ----------
+    method : str
+    keys : iterable of str
+    """
+    known = {"method", *_defaults(method), *_IDLE.get(method, ())}
+    return [key for key in keys if key not in known]
+
+
+@cache
+def _function(method: str) -> Callable[..., Quantized]:
+    import quiplinalg
+
+    return getattr(quiplinalg, method)
+
+
+@cache
+def _defaults(method: str) -> dict[str, Any]:
+    """The options that a method has, with their defaults: its function knows them."""
+    parameters = inspect.signature(_function(method)).parameters.values()
+    found = {each.name: each.default for each in parameters if each.name in OPTIONS}
+    if "rescale" in found:
+        found["rescale"] = "mean"  # which is what True is
+    if method != "safe":  # a code that moves may leave the range that safe keeps
+        found.setdefault("refine", 0)
+    return found
+
+
+def _passes_apart(method: str, keywords: dict[str, Any]) -> int | None:
+    """Take the passes of descent out of the keywords, but for the method that has them."""
+    return 0 if method == "quip" else keywords.pop("refine", 0)
+
+
+def _check(options: LayerOptions) -> None:
+    """Raise for a wrong value: the function itself judges them, on a layer of one row."""
+    check_passes(options.refine, "refine")
+    if options.keywords.get("seed") is not None:
+        check_seed(options.keywords["seed"])
+    _function(options.method)(np.ones((1, 4)), np.eye(4), **options.keywords, backend="generic")
