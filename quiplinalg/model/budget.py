@@ -10,7 +10,7 @@ import numpy as np
 
 from quiplinalg.errors import InsufficientMemoryError
 from quiplinalg.model.available import available_memory
-from quiplinalg.model.cost import base_memory, memory
+from quiplinalg.model.cost import KEPT, base_memory, file_memory, memory
 
 if TYPE_CHECKING:
     from quiplinalg.files.reader import LayerInfo
@@ -50,7 +50,7 @@ class Budget:
         self.share: float = np.inf
         if max_memory is not None:
             self.share = max(0, max_memory - processes(jobs) * base_memory()) // jobs
-        self._misfits: list[tuple[float, str]] = []
+        self._misfits: list[tuple[int, str, bool]] = []  # the least that they need, in words
 
     def place(self, info: LayerInfo, options: LayerOptions, shares: int) -> tuple[str, int, int]:
         """Return the path of a layer, its bytes of memory, and those on disk.
@@ -60,33 +60,38 @@ class Budget:
         whole = memory(options, info, self.threads, shares)
         if whole <= self.share:
             return "memory", whole, 0
-        least, text = whole, f"needs {size(whole)}"
-        if can_use_tiles(options):
-            from quiplinalg.rounding.out_of_core import least_memory, scratch_bytes
-
-            m, n = info.shape
-            itemsize = 8 if info.dtype == np.float64 else 4
-            least = least_memory(m, n, itemsize, self.threads) + m * n * info.dtype.itemsize
-            if least <= self.share:
-                return "tiles", int(self.share), scratch_bytes(n)
-            text += f", or {size(least)} with the factor on disk"
         m, n = info.shape
-        self._misfits.append((least, f"layer {info.name!r} ({m} x {n}, {options.method}) {text}"))
+        least, text = whole, f"needs {size(whole)}"
+        on_tiles = can_use_tiles(options)
+        if on_tiles:
+            from quiplinalg.rounding.out_of_core import scratch_bytes
+
+            least = least_on_tiles(options, info, self.threads)
+            if least <= self.share:
+                return "tiles", int(self.share) - KEPT, scratch_bytes(n)
+            text += f", or {size(least)} with the factor on disk"
+        name = f"layer {info.name!r} ({m} x {n}, {options.method})"
+        self._misfits.append((least, f"{name} {text}", on_tiles))
         return "memory", whole, 0
 
     def check(self) -> None:
         """Raise InsufficientMemoryError if a layer fitted nowhere, with the largest one."""
         if not self._misfits:
             return
-        _, worst = max(self._misfits)
+        _, worst, on_tiles = max(self._misfits)
         others = len(self._misfits) - 1
-        fewer = "fewer jobs, " if self.jobs > 1 else ""
+        count = processes(self.jobs)
+        beside = f"{count} processes of {size(base_memory())} each" if count > 1 else "the process"
+        remedies = ["fewer jobs"] * (self.jobs > 1) + ["more memory"]
+        if not on_tiles:
+            remedies.append(
+                "method ldlq or gptq without refine and in natural or act order, which can keep "
+                "the factor on disk"
+            )
         raise InsufficientMemoryError(
             f"max_memory must hold every layer; got {self.source}, which leaves {size(self.share)} "
-            f"for a layer beside {processes(self.jobs)} processes of {size(base_memory())}, but "
-            f"{worst}{f'; {others} more do not fit' if others else ''}. Use {fewer}more memory, or "
-            "method ldlq or gptq without refine and in natural or act order, which can keep the "
-            "factor on disk."
+            f"for a layer beside {beside}, but {worst}"
+            f"{f'; {others} more do not fit' if others else ''}. Use {', or '.join(remedies)}."
         )
 
 
@@ -97,6 +102,20 @@ def can_use_tiles(options: LayerOptions) -> bool:
         and options.keywords["order"] in ("natural", "act")
         and options.refine == 0
     )
+
+
+def least_on_tiles(options: LayerOptions, info: LayerInfo, threads: int) -> int:
+    """Return the bytes that a layer takes at least, W with them, if its factor is on disk."""
+    from quiplinalg.rounding.out_of_core import least_memory
+
+    m, n = info.shape
+    itemsize = 8 if info.dtype == np.float64 else 4
+    rounding = least_memory(m, n, itemsize, threads)
+    group, static = options.keywords["group_size"], options.keywords["static_groups"]
+    if group is not None and not static:  # a group is read as a whole
+        rounding += (8 + itemsize) * n * min(group, n)
+    making = file_memory(options, m, n)  # the file, afterwards
+    return int(m * n * info.dtype.itemsize + max(rounding, making)) + KEPT
 
 
 def check_scratch(needed: int, folder: str | os.PathLike) -> None:

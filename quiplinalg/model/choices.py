@@ -9,14 +9,14 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any
+
+from quiplinalg.model.size_target import SizeTarget, byte_count
 
 __all__ = ["FILE", "METHODS", "OPTIONS", "RULE", "SETTINGS", "Option"]
 
 METHODS = ("nearest", "gptq", "ldlq", "obq", "kbest", "quip", "safe")
-_PREFIXES = "KMGT"
 
 
 def _switch(given: Any) -> bool:
@@ -61,16 +61,14 @@ def _tables(given: Any) -> list[Any]:
     return given
 
 
-def _size(given: Any) -> int:
-    """Bytes: a whole number, or a text as "8 GB" (10^9), "8 GiB" or "8G" (2^30)."""
-    if not isinstance(given, str):
+def _widths(given: Any) -> int | tuple[int, ...]:
+    """One width, or a list of several to choose from."""
+    if not isinstance(given, (list, tuple)):
         return _whole(given)
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([KMGT])(B|iB)?|B)?", given.strip(), re.I | re.A)
-    if not found:
+    several = tuple(sorted({_whole(each) for each in given}))
+    if not several:
         raise ValueError
-    number, prefix, unit = found.groups()
-    step = 1000 if (unit or "").upper() == "B" else 1024
-    return int(Fraction(number) * step ** (_PREFIXES.index(prefix.upper()) + 1 if prefix else 0))
+    return several if len(several) > 1 else several[0]
 
 
 _EXPECTED: dict[Callable[[Any], Any], str] = {
@@ -80,9 +78,15 @@ _EXPECTED: dict[Callable[[Any], Any], str] = {
     _pattern: "a regular expression, as '.*q_proj'",
     _tables: "tables, as [[rules]]",
     _globs: 'a list of globs, as ["model.*"]',
-    _size: 'a number of bytes, or a text as "8 GB"',
+    byte_count: 'a number of bytes, or a text as "8 GB"',
+    _widths: "a whole number, or several to choose from, as 2,3,4 ([2, 3, 4] in a file)",
+    SizeTarget.of: 'bits a weight on average, as 2.5, or bytes, as "3 GB"',
 }
-_FROM_TEXT: dict[Callable[[Any], Any], Callable[[str], Any]] = {_whole: int, _number: float}
+_FROM_TEXT: dict[Callable[[Any], Any], Callable[[str], Any]] = {
+    _whole: int,
+    _number: float,
+    _widths: lambda text: [int(part) for part in text.split(",")],
+}
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class Option:
 #: What a layer is rounded by: the keywords of the functions, some with words for None.
 OPTIONS = {
     "method": Option(_word, METHODS),
-    "bits": Option(_whole),
+    "bits": Option(_widths),
     "group_size": Option(_whole, ("row",), "row"),
     "static_groups": Option(_switch),
     "sym": Option(_switch),
@@ -166,13 +170,14 @@ OPTIONS = {
 #: What a rule has beside options.
 RULE = {"match": Option(_pattern), "skip": Option(_switch)}
 
-#: What a run does, and with what; none of it decides a code.
+#: What a run does, and with what; of these only the budget has a part in the result.
 SETTINGS = {
+    "budget": Option(SizeTarget.of),
     "include": Option(_globs),
     "exclude": Option(_globs),
     "jobs": Option(_whole),
     "threads": Option(_whole),
-    "max_memory": Option(_size),
+    "max_memory": Option(byte_count),
     "overwrite": Option(_switch),
 }
 

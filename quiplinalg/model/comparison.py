@@ -54,7 +54,7 @@ def compare(W: Any, blocks: Blocks, quantized: Quantized, rows: int | None) -> C
     ----------
     W : array, (m, n)
     blocks : iterable of (slice, (n, width) array)
-        The columns of H, from `column_blocks`.
+        The columns of H, from `column_blocks`; of a diagonal H the (width,) diagonal.
     quantized : Quantized
         Of W under H.
     rows : int or None
@@ -64,20 +64,19 @@ def compare(W: Any, blocks: Blocks, quantized: Quantized, rows: int | None) -> C
     -----
     6 rows n^2 flops.  An estimate is the loss of the result times a ratio on the rows computed.
     """
-    weight = work_matrix(W)
-    m = weight.shape[0]
+    m = len(W)
     chosen = np.arange(m)
     if rows is not None and rows < m:
         chosen = np.linspace(0, m - 1, rows).round().astype(np.int64)
     everything = len(chosen) == m
-    part = weight if everything else weight[chosen]
+    part = work_matrix(W if everything else np.asarray(W)[chosen])
     plain = (
         quantized.method == "nearest"
         and quantized.rounding == "nearest"
         and not quantized.passes
         and quantized.processing is None
     )
-    ours, other = _errors(weight, quantized, chosen, part, not everything, not plain)
+    ours, other = _errors(W, quantized, chosen, part, not everything, not plain)
     wanted = [part, *(E for E in (other, ours) if E is not None)]
     energy, *losses = quadratic_forms(wanted, blocks)
     nearest_loss = quantized.loss if plain else losses.pop(0)
@@ -92,7 +91,7 @@ def compare(W: Any, blocks: Blocks, quantized: Quantized, rows: int | None) -> C
 
 
 def _errors(
-    weight: np.ndarray,
+    W: Any,
     quantized: Quantized,
     chosen: np.ndarray,
     part: np.ndarray,
@@ -100,14 +99,14 @@ def _errors(
     others: bool,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The errors of the result, and of nearest, in the chosen rows; None where not wanted."""
-    kind, processing = weight.dtype, quantized.processing
+    kind, processing = part.dtype, quantized.processing
     if processing is None:
         grid = _rows(quantized.grid, chosen)
         mine = dequantize(quantized.codes[chosen], grid, kind) - part if ours else None
         other = nearest(part, grid=grid).__array__(kind) - part if others else None
         return mine, other
     mine = quantized.__array__(kind)[chosen] - part if ours else None
-    rounded = nearest(processing.weight(weight), grid=quantized.grid).__array__(kind)
+    rounded = nearest(processing.weight(work_matrix(W)), grid=quantized.grid).__array__(kind)
     return mine, processing.undo(rounded)[chosen] - part
 
 
@@ -137,7 +136,8 @@ def quadratic_forms(matrices: list[np.ndarray], blocks: Blocks) -> list[float]:
         for columns, part in blocks:
 
             def form(_: int, E: np.ndarray, columns: slice = columns, H: np.ndarray = part):
-                products = np.einsum("ij,ij->i", E @ H, E[:, columns])
+                weighted = E @ H if H.ndim == 2 else E[:, columns] * H
+                products = np.einsum("ij,ij->i", weighted, E[:, columns])
                 return float(products.sum(dtype=np.float64))
 
             for (k, _), value in zip(tasks, run_all(form, tasks), strict=True):

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from quiplinalg.files import LayerInfo
     from quiplinalg.model.options import LayerOptions
 
-__all__ = ["base_memory", "factor_flops", "flops", "memory"]
+__all__ = ["KEPT", "base_memory", "factor_flops", "file_memory", "flops", "memory"]
+
+KEPT = 32 << 20  # bytes that malloc may keep of what was freed
 
 _BASE = 240_000_000  # resident bytes of a process that has the kernels loaded, without a layer
-_KEPT = 32 << 20  # bytes: malloc keeps up to as much of what was freed
 _TILE = 8 << 20  # bytes of a work array of a thread, see rounding/tiles.py
 _LANES = 48  # rows that it has at least
 _LOSS_ROWS = 3 * 256  # of float64, that proxy_loss works on at a time
@@ -129,9 +130,9 @@ def memory(options: LayerOptions, info: LayerInfo, threads: int, shares: int = 1
         squares = 8 * phase.wide + w * phase.work + 8 * phase.copies * (h == 4)
         return n * n * squares + m * n * phase.rows * w / 4 + threads * own
 
-    most = max(*map(size, _phases(options, h, shares)), _file(options, m, n))
+    most = max(*map(size, _phases(options, h, shares)), file_memory(options, m, n))
     reading = n * n * stored * 1.5 + m * n * read  # a triangle, and both
-    return int(max(reading, held + most) + _grid(options, m, n, w) + _KEPT)
+    return int(max(reading, held + most) + _grid(options, m, n, w) + KEPT)
 
 
 def _phases(options: LayerOptions, h: int, shares: int) -> list[_Phase]:
@@ -153,8 +154,8 @@ def _grid(options: LayerOptions, m: int, n: int, w: int) -> float:
     return 0.0 if size is None else m * ceil(n / size) * 2 * (w + 4 + 4)
 
 
-def _file(options: LayerOptions, m: int, n: int) -> float:
-    """Bytes of the codes, of those that are packed, and of the file, which grows as it is made."""
+def file_memory(options: LayerOptions, m: int, n: int) -> float:
+    """Return the bytes of codes, of packed codes, and of the file, which grows as it is made."""
     bits = options.bits
     return m * n * (1 + 3 * bits / 8) + 2 * min(_PACKED, m * n) * bits
 

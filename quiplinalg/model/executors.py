@@ -1,32 +1,39 @@
 """Where tasks run: here, in processes of this machine, on a dask cluster, in any Executor.
 
-Each constructor gives a :class:`Workers`, a context manager for
-:func:`quiplinalg.model.runner.run_tasks`::
+Each constructor gives a :class:`Workers`, for :func:`quiplinalg.quantize_model` or, as a context
+manager, for :func:`quiplinalg.model.runner.run_tasks`::
 
     with processes(jobs=4) as workers:
-        for index, outcome in run_tasks(run_task, jobs, workers):
+        for index, outcome in run_tasks(run_task, tasks, workers):
             ...
 
+Workers on other machines have quiplinalg installed and see the same files under the same paths.
 A process whose parent is gone ends at once: nothing of a killed run writes on.
 
-dask (``pip install 'quiplinalg[dask]'``): a scheduler and workers that see the same files under
-the same paths, one task a worker at a time, each with a budget of threads::
+dask (``pip install 'quiplinalg[dask]'``): a scheduler, and workers with one task at a time and a
+budget of threads each; then ``--dask tcp://HOST:8786``, or ``workers=dask("tcp://HOST:8786")``::
 
     dask scheduler
     QUIPLINALG_NUM_THREADS=8 dask worker --nthreads 1 --nworkers 4 tcp://HOST:8786
 
-A worker that is lost costs its task a second run elsewhere.
+A worker that is lost costs its task a second run elsewhere.  A scheduler that is lost ends the
+run, which can be resumed.
 
-MPI (``pip install 'quiplinalg[mpi]'`` and an MPI library): a script that makes its executor,
-started so that rank 0 runs the script and the others wait for tasks::
+MPI (``pip install 'quiplinalg[mpi]'``, and an MPI library): a script whose rank 0 hands the tasks
+to the other ranks, so that the size is the workers and one::
 
     # script.py
-    with MPIPoolExecutor() as executor, given(executor) as workers:
-        ...
+    import quiplinalg as ql
+    from mpi4py.futures import MPIPoolExecutor
+    from quiplinalg.model.executors import given
+
+    if __name__ == "__main__":
+        with MPIPoolExecutor() as executor:
+            ql.quantize_model("model.h5", "out.h5", bits=2, resume=True, workers=given(executor))
 
     QUIPLINALG_NUM_THREADS=8 mpiexec -n 5 python -m mpi4py.futures script.py
 
-MPI ends every rank when one is lost: resume the run then.
+MPI ends every rank when one is lost: start the same again, and it goes on.
 """
 
 from __future__ import annotations
@@ -167,6 +174,9 @@ class _Processes(Workers):
                 f"{self.executor.bury()}. In a script, call this from under "
                 "if __name__ == '__main__'; or use jobs=1."
             ) from None
+        except BaseException:  # Ctrl-C before the block has begun
+            self.abandon()
+            raise
         return self
 
     def _pool(self) -> ProcessPool:

@@ -23,12 +23,12 @@ def identity(plan: Plan) -> dict[str, Any]:
     return {
         "version": quiplinalg.__version__,
         "layers": {
-            name: {
+            key: {
                 "shape": list(layer.shape),
                 "dtype": str(layer.dtype),
                 "options": layer.options.to_json(),
             }
-            for name, layer in plan.layers.items()
+            for key, layer in plan.layers.items()
         },
     }
 

@@ -30,20 +30,23 @@ def changed_layers(path: str | os.PathLike, done: Mapping[str, Mapping[str, Any]
     ----------
     path : path
         The problem file as it is now.
-    done : mapping of layer name to its facts
+    done : mapping of a key to the facts of a layer
         With "inputs", the digests of then.
 
     Notes
     -----
     Reads every one of these layers.
     """
-    changed = []
+    changed: list[str] = []
     with open_problem(path) as problem:
-        for name, facts in done.items():
-            try:
-                now = list(problem.digests(name))
-            except FormatError:  # no longer there, or no longer readable
-                now = []
-            if now != facts["inputs"]:
+        digests: dict[str, list[str]] = {}
+        for facts in done.values():
+            name = facts["layer"]
+            if name not in digests:
+                try:
+                    digests[name] = list(problem.digests(name))
+                except FormatError:  # no longer there, or no longer readable
+                    digests[name] = []
+            if digests[name] != facts["inputs"] and name not in changed:
                 changed.append(name)
     return changed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,14 @@ from quiplinalg.rounding.options import check_passes
 if TYPE_CHECKING:
     from quiplinalg.results import Quantized
 
-__all__ = ["LayerOptions", "check_option", "foreign_options", "layer_seed", "resolve"]
+__all__ = [
+    "LayerOptions",
+    "check_option",
+    "foreign_options",
+    "is_plain_nearest",
+    "layer_seed",
+    "resolve",
+]
 
 _DEFAULT_METHOD = "ldlq"
 _SHARING = ("gptq", "ldlq")  # that round with a factor of H in a common order
@@ -41,11 +48,23 @@ class LayerOptions:
     refine : int or None
         Passes of `descend` after it; None: until nothing changes.  Always 0 for quip, which has
         them among its keywords.
+    widths: tuple of int
+        Where the bits are to be chosen, all that they may be; ``keywords`` has the least.
     """
 
     method: str
     keywords: dict[str, Any]
     refine: int | None = 0
+    widths: tuple[int, ...] = ()
+
+    def at_each_width(self) -> list[LayerOptions]:
+        """Return the options with each of the bits that they may have."""
+        if not self.widths:
+            return [self]
+        return [
+            replace(self, keywords=self.keywords | {"bits": bits}, widths=())
+            for bits in self.widths
+        ]
 
     @property
     def bits(self) -> int:
@@ -113,6 +132,16 @@ class LayerOptions:
         return cls(method, keywords, _passes_apart(method, keywords))
 
 
+def is_plain_nearest(options: LayerOptions) -> bool:
+    """Return whether the diagonal of H is all that rounding by these options looks at.
+
+    Parameters
+    ----------
+    options : LayerOptions
+    """
+    return options.method == "nearest" and options.refine == 0
+
+
 def layer_seed(seed: int, name: str) -> int:
     """Return the seed of one layer: its name in the upper half, so that no two share a stream.
 
@@ -167,8 +196,13 @@ def resolve(given: Mapping[str, Any], spell: Callable[[str], str] = str) -> Laye
             f"{spell('rotation')} must not be none with {spell('sides')} both; got none. "
             f"Leave out {spell('sides')}, or choose a rotation."
         )
-    options = LayerOptions(method, keywords, _passes_apart(method, keywords))
-    _check(options)
+    bits = keywords["bits"]
+    widths = bits if isinstance(bits, tuple) else ()
+    if widths:
+        keywords["bits"] = widths[0]
+    options = LayerOptions(method, keywords, _passes_apart(method, keywords), widths)
+    for each in options.at_each_width():
+        _check(each)
     return options
 
 

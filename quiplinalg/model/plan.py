@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.model.budget import Budget, check_scratch, processes
 from quiplinalg.model.cost import base_memory, factor_flops, flops
+from quiplinalg.model.options import is_plain_nearest
 from quiplinalg.parallel import thread_count
 
 if TYPE_CHECKING:
@@ -42,11 +44,15 @@ class LayerPlan:
     flops : float
         As if it were alone.
     memory : int
-        Bytes, beyond the interpreter, that it needs; or with "tiles" that it may use.
+        Bytes, beyond the interpreter, that it needs; or with "tiles" that its arrays may use.
     path : str
         "memory", or "tiles" where the factor is kept on disk.
     scratch : int
         Bytes of that.
+    sensitivity : float
+        From the file.
+    mixed : bool
+        Whether it is of a plan in which layers are done at several widths each, to choose from.
     """
 
     name: str
@@ -58,6 +64,13 @@ class LayerPlan:
     memory: int
     path: str = "memory"
     scratch: int = 0
+    sensitivity: float = 1.0
+    mixed: bool = False
+
+    @property
+    def key(self) -> str:
+        """What tells it from others of the plan: the name, in a mixed plan with its bits."""
+        return f"{self.name} at {self.options.bits} bits" if self.mixed else self.name
 
 
 @dataclass(frozen=True)
@@ -107,9 +120,15 @@ class Plan:
 
     @property
     def layers(self) -> dict[str, LayerPlan]:
-        """Every layer by its name, in name order."""
+        """Every layer by its key: in name order, and by bits."""
         found = (layer for task in self.tasks for layer in task.layers)
-        return {layer.name: layer for layer in sorted(found, key=lambda layer: layer.name)}
+        ordered = sorted(found, key=lambda layer: (layer.name, layer.options.bits))
+        return {layer.key: layer for layer in ordered}
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the bits of some layer are to be chosen."""
+        return any(layer.mixed for task in self.tasks for layer in task.layers)
 
     @property
     def flops(self) -> float:
@@ -159,6 +178,7 @@ def make_plan(
     Returns
     -------
     Plan
+        A layer whose bits are to be chosen is in it once for each width, next to each other.
         Layers that share a Hessian and how it is factored are one task, or several: of which the
         factor is about a tenth, so that what is done is soon recorded, and which are about a job's
         part of everything at most, so that nobody waits for the last one.
@@ -179,18 +199,21 @@ def make_plan(
     threads = threads or max(1, thread_count() // jobs)
     budget = Budget(max_memory, jobs, threads)
     groups: dict[Any, list[tuple[LayerInfo, LayerOptions]]] = {}
-    skipped = []
+    skipped, mixed = [], False
     for name in names:
         options = policy.for_layer(name)
         if options is None:
             skipped.append(name)
             continue
         info = problem.info(name)
-        groups.setdefault((info.hessian_key, options.shared_factor), []).append((info, options))
+        _check_diagonal(info, options)
+        group = groups.setdefault((info.hessian_key, options.shared_factor), [])
+        group.extend((info, each) for each in options.at_each_width())
+        mixed |= bool(options.widths)
     tasks = [
         task
         for group in groups.values()
-        for task in _by_path([_layer(*each, len(group), budget) for each in group])
+        for task in _by_path([_layer(*each, len(group), budget, mixed) for each in group])
     ]
     budget.check()
     most = (1 + _ROUNDING) * sum(task.flops for task in tasks) / jobs
@@ -202,7 +225,19 @@ def make_plan(
     return plan
 
 
-def _layer(info: LayerInfo, options: LayerOptions, shares: int, budget: Budget) -> LayerPlan:
+def _check_diagonal(info: LayerInfo, options: LayerOptions) -> None:
+    if info.storage != "diagonal" or is_plain_nearest(options):
+        return
+    raise InvalidArgumentError(
+        f"method must be nearest, without refinement, for layer {info.name!r}, as its file has "
+        f"only the diagonal of its Hessian; got method={options.method!r}. The others round by "
+        "how inputs go together, which is off the diagonal: store the whole Hessian for them."
+    )
+
+
+def _layer(
+    info: LayerInfo, options: LayerOptions, shares: int, budget: Budget, mixed: bool
+) -> LayerPlan:
     path, memory, scratch = budget.place(info, options, shares)
     return LayerPlan(
         name=info.name,
@@ -214,31 +249,43 @@ def _layer(info: LayerInfo, options: LayerOptions, shares: int, budget: Budget) 
         memory=memory,
         path=path,
         scratch=scratch,
+        sensitivity=info.sensitivity,
+        mixed=mixed,
     )
 
 
 def _by_path(layers: list[LayerPlan]) -> Iterator[Task]:
-    """Yield the layers in memory as one task, and each on tiles as its own: nothing is kept."""
+    """Yield the layers in memory as one task, and each on tiles, at all widths, as its own."""
     together = tuple(layer for layer in layers if layer.path == "memory")
     if together:
         yield Task(together)
-    yield from (Task((layer,)) for layer in layers if layer.path != "memory")
+    for _, same in groupby((layer for layer in layers if layer.path != "memory"), _name):
+        yield Task(tuple(same))
+
+
+def _name(layer: LayerPlan) -> str:
+    return layer.name
 
 
 def _split(task: Task, most: float) -> Iterator[Task]:
-    """Yield parts of about equal length, as many as the factor allows or ``most`` flops ask for."""
-    layers = task.layers
-    factor = factor_flops(layers[0].options, layers[0].shape[1])
-    costs = [layer.flops - factor for layer in layers]
+    """Yield parts of about equal length, as many as the factor allows or ``most`` flops ask for.
+
+    A layer is in one part at all its widths, and these do not make for more parts: a Hessian is
+    factored as often as for one width.
+    """
+    layers = [tuple(same) for _, same in groupby(task.layers, _name)]
+    factor = factor_flops(task.layers[0].options, task.layers[0].shape[1])
+    costs = [sum(each.flops - factor for each in same) for same in layers]
     whole = sum(costs)
-    least = factor * (1 - _FACTOR) / _FACTOR  # of a part, beside its factor
+    widths = len(task.layers) / len(layers)
+    least = widths * factor * (1 - _FACTOR) / _FACTOR  # of a part, beside its factor
     count = max(
         ceil(task.flops / most) if most else 1, int(whole / least) if least else len(layers)
     )
     parts: dict[int, list[LayerPlan]] = {}
     before = 0.0
-    for layer, cost in zip(layers, costs, strict=True):
+    for same, cost in zip(layers, costs, strict=True):
         middle = (before + cost / 2) / whole if whole else 0.0
-        parts.setdefault(int(count * middle), []).append(layer)
+        parts.setdefault(int(count * middle), []).extend(same)
         before += cost
     yield from (Task(tuple(part)) for part in parts.values())

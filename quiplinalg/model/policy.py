@@ -77,7 +77,8 @@ class Policy:
         rules that match apply, a later one over an earlier.  One that sets "method" also drops
         what stood before it and is of no use to this method.
     overrides : mapping
-        Options above every rule: flags of a command line.
+        Options above every rule: flags of a command line.  Several bits to choose from are below
+        them: a rule with bits takes its layers out of the choice.
     settings : mapping
         Of the run, as in `SETTINGS`.  They are only kept here.
     source : str
@@ -117,9 +118,11 @@ class Policy:
     ):
         self.settings = dict(settings or {})
         self._source = source
-        self._defaults = _Table(_checked(defaults or {}, OPTIONS, (source,)))
+        over = _checked(overrides or {}, OPTIONS, ())
+        several = {"bits": over.pop("bits")} if isinstance(over.get("bits"), tuple) else {}
+        self._defaults = _Table(_checked(defaults or {}, OPTIONS, (source,)) | several)
         self._rules = [_Rule.of(rule, k, source) for k, rule in enumerate(rules, 1)]
-        self._flags = _Table(_checked(overrides or {}, OPTIONS, ()), prefix)
+        self._flags = _Table(over, prefix)
         self._resolved: dict[tuple[_Rule, ...], LayerOptions | None] = {(): self._resolve(())}
 
     def for_layer(self, name: str) -> LayerOptions | None:

@@ -35,7 +35,7 @@ __all__ = ["RunDirectory", "write_shard"]
 Facts = dict[str, Any]
 
 
-def write_shard(run_path: str | os.PathLike, name: str, data: bytes) -> Facts:
+def write_shard(run_path: str | os.PathLike, key: str, data: bytes) -> Facts:
     """Write the result file of one layer into a run directory; it is durable on return.
 
     Parameters

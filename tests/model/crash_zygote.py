@@ -65,6 +65,8 @@ class Faults:
         if kind in ("kill", "torn", "power"):
             os.kill(os.getpid(), signal.SIGKILL)
         self.full = kind == "ENOSPC"
+        if kind == "short" and not half:
+            return self.do(name, arguments, keywords)
         if kind == "short" or (kind == "ENOSPC" and half):
             return half
         raise OSError(CODES[kind], os.strerror(CODES[kind]))

@@ -11,7 +11,7 @@ import pytest
 import quiplinalg as ql
 from quiplinalg.errors import InsufficientMemoryError, InvalidArgumentError
 from quiplinalg.model import budget
-from quiplinalg.model.cost import base_memory, factor_flops, flops, memory
+from quiplinalg.model.cost import base_memory, memory
 from quiplinalg.model.identity import differences, identity
 from quiplinalg.model.options import resolve
 from quiplinalg.model.plan import make_plan
@@ -237,19 +237,3 @@ def test_other_layers_shapes_and_versions_are_differences():
         "layer b: shape 4 x 8 in the run, 8 x 8 now",
         "layer c: not in the run, but now",
     ]
-
-
-def test_flops_are_those_of_the_formulas():
-    m, n = 300, 200
-    plain = flops(resolve({}), m, n)
-    assert plain == pytest.approx(n**3 / 3 + m * n**2)
-    assert factor_flops(resolve({}), n) == pytest.approx(n**3 / 3)
-    assert factor_flops(resolve({"method": "nearest"}), n) == 0
-    for given in (
-        {"clip": "best"}, {"refine": 1}, {"method": "obq"}, {"method": "kbest"}, {"method": "safe"},
-        {"method": "quip"},
-    ):  # fmt: skip
-        assert flops(resolve(given), m, n) > plain
-    assert flops(resolve({"method": "obq"}), m, n) > m * n**3 / 3
-    kronecker = resolve({"method": "quip", "rotation": "kronecker"})
-    assert flops(resolve({"method": "quip"}), m, n) == pytest.approx(3 * flops(kronecker, m, n))

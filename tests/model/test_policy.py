@@ -120,7 +120,7 @@ def test_skip():
                                                  "above the rules"]),
         ("[[rules]]\nmatch = 'a'\nskip = 1", ["rule 1 (match = 'a'): skip must be true or false"]),
         ("[[rules]]\nmatch = 'a'\nbits = '3'",
-         ["c.toml, rule 1 (match = 'a'): bits must be a whole number; got bits = '3'"]),
+         ["c.toml, rule 1 (match = 'a'): bits must be a whole number"]),
         ("group_size = 3\ngroup-size = 4", ["c.toml: group-size must be given once"]),
         ("bits = 9", ["c.toml: bits must be a whole number from 1 to 8; got bits=9"]),
         ("rounding = 'stochastic'", ["c.toml: seed must be a whole number"]),
