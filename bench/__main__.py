@@ -12,7 +12,8 @@ from bench.common import ROOT, Settings
 
 TOPICS = (
     "startup", "determinism", "factor", "update", "clip", "ldlq", "descent", "rotation", "memory",
-    "quality", "quip", "kbest", "certificates", "obq", "prune", "hessian", "model", "rivals",
+    "quality", "quip", "kbest", "refine", "certificates", "obq", "prune", "hessian", "allocation",
+    "model", "rivals",
 )  # fmt: skip
 
 

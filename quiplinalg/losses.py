@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.arrays import as_matrix
+from quiplinalg.arrays import as_matrix, to_numpy
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.parallel import run_all, single_blas_thread
 
@@ -22,8 +22,8 @@ def proxy_loss(W_hat: Any, W: Any, H: Any) -> float:
     ----------
     W_hat, W : array, (m, n), floating
         W_hat may be a `Quantized`.
-    H : array, (n, n), floating
-        Symmetric; both triangles are read.
+    H : array, (n, n) or (n,), floating
+        Symmetric; both triangles are read.  A vector is the diagonal of a diagonal H.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def proxy_loss(W_hat: Any, W: Any, H: Any) -> float:
 
     Notes
     -----
-    2 m n^2 flops; the result of `ldlq` carries its own loss at no cost.
+    2 m n^2 flops, 3 m n for a diagonal H; the result of `ldlq` carries its own loss at no cost.
 
     Examples
     --------
@@ -46,17 +46,21 @@ def proxy_loss(W_hat: Any, W: Any, H: Any) -> float:
     5.0
     """
     rounded, weight = as_matrix(W_hat, "W_hat"), as_matrix(W, "W")
-    hessian = as_matrix(H, "H", square=True).astype(np.float64, copy=False)
+    hessian = to_numpy(H, "H")
+    if hessian.ndim != 1:
+        hessian = as_matrix(H, "H", square=True)
+    hessian = hessian.astype(np.float64, copy=False)
     if rounded.shape != weight.shape or weight.shape[1] != hessian.shape[0]:
         raise InvalidArgumentError(
-            f"W_hat and W must be (m, n) and H (n, n); got {rounded.shape}, {weight.shape} and "
-            f"{hessian.shape}. Pass W.T for Keras or Flax kernels."
+            f"W_hat and W must be (m, n) and H (n, n) or (n,); got {rounded.shape}, {weight.shape} "
+            f"and {hessian.shape}. Pass W.T for Keras or Flax kernels."
         )
 
     def part(i: int) -> float:
         rows = slice(i, i + _ROWS)
         E = rounded[rows].astype(np.float64) - weight[rows].astype(np.float64)
-        return float(np.einsum("ij,ij->", E @ hessian, E))
+        weighted = E * hessian if hessian.ndim == 1 else E @ hessian
+        return float(np.einsum("ij,ij->", weighted, E))
 
     with single_blas_thread():  # fixed pieces: the same bits for any number of threads
         return float(sum(run_all(part, [(i,) for i in range(0, weight.shape[0], _ROWS)])))

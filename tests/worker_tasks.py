@@ -36,7 +36,7 @@ def begin(mark):
 
 
 def facts(job):
-    """Return what the process was given: its threads, those of its BLAS, and its SIGINT."""
+    """Return what the process was given: its threads, those of its BLAS, no SIGINT."""
     from threadpoolctl import threadpool_info
 
     from quiplinalg.parallel import thread_count
@@ -45,7 +45,8 @@ def facts(job):
         "process": os.getpid(),
         "threads": thread_count(),
         "blas": [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"],
-        "interrupt": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
+        "ignores Ctrl-C": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
+        "began so": signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()),
     }
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from quiplinalg.files import ProblemReader, ResultReader
     from quiplinalg.theory.certificates import Certificate
 
-__all__ = ["Draw", "certificate", "options_of", "print_figures", "write"]
+__all__ = ["Draw", "certificate", "default_path", "options_of", "print_figures", "write"]
 
 _ROWS = ((256, 16), (512, 4))  # up to so many columns, by default
 
@@ -41,7 +41,7 @@ def options_of(options: Any) -> Draw | None:
             if value is not None and value is not False:
                 raise UsageError(f"--{name} needs --certificate; got it alone. Add --certificate")
         return None
-    path = options.certificate or _default(options.result)
+    path = options.certificate or default_path(options.result)
     for name in ("problem", "result"):
         if os.path.realpath(path) == os.path.realpath(getattr(options, name)):
             raise UsageError(
@@ -71,7 +71,8 @@ def options_of(options: Any) -> Draw | None:
         raise UsageError(str(error)) from None
 
 
-def _default(result: str) -> str:
+def default_path(result: str) -> str:
+    """Where the certificates of a result are unless something else is asked for."""
     return f"{result.removesuffix('.h5')}.certificate.json"
 
 

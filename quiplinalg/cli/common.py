@@ -26,6 +26,7 @@ __all__ = [
     "format_bytes",
     "format_db",
     "format_seconds",
+    "harmless",
     "note",
     "plain",
     "print_table",
@@ -97,10 +98,10 @@ def _color(stream: TextIO) -> bool:
 def _say(kind: str, code: int, message: str) -> None:
     if _color(sys.stderr):
         kind = f"\x1b[{code}m{kind}\x1b[0m"
-    print(f"quiplinalg: {kind}: {_harmless(message)}", file=sys.stderr, flush=True)
+    print(f"quiplinalg: {kind}: {harmless(message)}", file=sys.stderr, flush=True)
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """The text with control characters escaped: names in a file must not drive the terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
@@ -117,7 +118,7 @@ def warn(message: str) -> None:
 
 def note(message: str) -> None:
     """Print a line for people on stderr, so that stdout stays for results."""
-    print(_harmless(message), file=sys.stderr, flush=True)
+    print(harmless(message), file=sys.stderr, flush=True)
 
 
 class Interrupts:
@@ -187,7 +188,7 @@ def emit(event: str, **fields: Any) -> None:
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
     """Print a table; the first ``left`` columns are text, the others numbers."""
-    cells = [[_harmless(str(cell)) for cell in row] for row in [headers, *rows]]
+    cells = [[harmless(str(cell)) for cell in row] for row in [headers, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     for k, row in enumerate(cells):
         parts = [

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from quiplinalg.files import ProblemReader
 
-__all__ = ["ABOUT", "add_arguments", "run"]
+__all__ = ["ABOUT", "accuracy", "add_arguments", "run"]
 
 ABOUT = {
     "description": "Quantise a small network trained on handwritten digits with nearest, gptq, "
@@ -145,7 +145,7 @@ def _compare(problem: ProblemReader, output: str) -> list[tuple[str, int, float]
 
     layers = {name: (problem.weight(name), problem.hessian(name)) for name in problem.names}
     energy = sum(ql.proxy_loss(0 * W, W, H) for W, H in layers.values())
-    before = _accuracy(problem, {name: W for name, (W, _) in layers.items()})
+    before = accuracy(problem, {name: W for name, (W, _) in layers.items()})
     rows: list[tuple[object, ...]] = []
     losses: list[tuple[str, int, float]] = []
     for bits in _BITS:
@@ -157,7 +157,7 @@ def _compare(problem: ProblemReader, output: str) -> list[tuple[str, int, float]
             loss = sum(q.loss for q in found.values())
             size = sum(q.bits_per_weight * q.codes.size / 8 for q in found.values())
             losses.append((method, bits, decibels(loss, energy)))
-            after = _accuracy(problem, {name: q.dequantize() for name, q in found.items()})
+            after = accuracy(problem, {name: q.dequantize() for name, q in found.items()})
             rows.append(
                 (method, bits, f"{size:.0f}", f"{loss / energy:.2e}",
                  format_db(decibels(loss, energy)), f"{before:.1%}", f"{after:.1%}",
@@ -193,7 +193,7 @@ def _draw(problem: ProblemReader, losses: list[tuple[str, int, float]], path: st
     write_picture(path, layers, losses)
 
 
-def _accuracy(problem: ProblemReader, weights: dict[str, np.ndarray]) -> float:
+def accuracy(problem: ProblemReader, weights: dict[str, np.ndarray]) -> float:
     """Return the share of held-out digits that the network gets right."""
     import numpy as np
 

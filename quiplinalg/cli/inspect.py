@@ -68,11 +68,12 @@ def _problem(path: str, as_json: bool) -> None:
                     "layer", layer=name, shape=[m, n], dtype=str(info.dtype),
                     orientation=info.orientation, hessian_dtype=str(info.hessian_dtype),
                     shares_hessian_of=shared, n_samples=info.n_samples,
-                    normalization=info.normalization,
+                    normalization=info.normalization, storage=info.storage,
+                    sensitivity=info.sensitivity,
                 )  # fmt: skip
             rows.append(
-                (name, shared or "-", f"{m} x {n}", info.dtype, info.hessian_dtype, samples,
-                 info.normalization)
+                (name, shared or "-", f"{m} x {n}", info.dtype, info.hessian_dtype, info.storage,
+                 samples, info.normalization, f"{info.sensitivity:g}")
             )  # fmt: skip
         size = os.path.getsize(path)
         if as_json:
@@ -81,7 +82,8 @@ def _problem(path: str, as_json: bool) -> None:
                 arrays=list(problem.arrays), bytes=size,
             )  # fmt: skip
             return
-        headers = ("layer", "H shared with", "shape", "weight", "H", "samples", "normalization")
+        headers = ("layer", "H shared with", "shape", "weight", "H", "stored", "samples",
+                   "normalization", "sensitivity")  # fmt: skip
         print_table(headers, rows, left=2)
         print(
             f"\n{path}: problem file, {format_bytes(size)}, {len(rows)} layers, {weights} weights, "
@@ -107,21 +109,22 @@ def _result(path: str, as_json: bool) -> None:
             weights += m * n
             stored += q.bits_per_weight * m * n
             db = decibels(q.loss, energy)
-            groups = q.grid.scale.shape[1]
+            groups = q.grid.groups
+            rank = 0 if q.correction is None else q.correction.rank
             share = None if q.mask is None or not q.mask.size else float(q.mask.mean())
             if as_json:
                 emit(
                     "layer", layer=name, shape=[m, n], method=q.method, bits=q.grid.bits,
                     bits_per_weight=q.bits_per_weight, groups=groups, dtype=str(q.codes.dtype),
-                    scale_dtype=str(q.grid.scale.dtype), order=q.order, rounding=q.rounding,
+                    scale_dtype=str(q.grid.dtype), order=q.order, rounding=q.rounding,
                     damp=q.damp, loss=q.loss, loss_db=db, near_tie_rows=q.near_tie_rows,
                     clipped=q.clipped, dead_columns=int(q.dead.size), seed=q.seed,
-                    precision=q.precision, sparsity=share,
+                    precision=q.precision, sparsity=share, refit=q.refit, rank=rank,
                 )  # fmt: skip
             rows.append(
-                (name, q.method, q.order, f"{m} x {n}", q.grid.scale.dtype, q.grid.bits or "any",
-                 f"{q.bits_per_weight:.3f}", groups, "-" if share is None else f"{100 * share:.2f}",
-                 f"{q.loss:.4g}", format_db(db))
+                (name, q.method, q.order, f"{m} x {n}", q.grid.dtype, q.grid.bits or "any",
+                 f"{q.bits_per_weight:.3f}", groups, q.refit or "-", rank or "-",
+                 "-" if share is None else f"{100 * share:.2f}", f"{q.loss:.4g}", format_db(db))
             )  # fmt: skip
         size = os.path.getsize(path)
         bits = stored / max(weights, 1)
@@ -132,7 +135,7 @@ def _result(path: str, as_json: bool) -> None:
             )  # fmt: skip
             return
         headers = ("layer", "method", "order", "shape", "scales", "bits", "bits/weight", "groups",
-                   "pruned %", "loss", "loss dB")  # fmt: skip
+                   "refit", "rank", "pruned %", "loss", "loss dB")  # fmt: skip
         if rows:
             print_table(headers, rows, left=3)
         if pruned:

@@ -36,11 +36,11 @@ def energy(W: Any, H: Any) -> float:
 
 def nearest_loss(W: Any, H: Any, quantized: Quantized) -> float:
     """Return the loss of rounding every weight by itself on the same grid, in the same basis."""
-    from quiplinalg.rounding.nearest import nearest
+    from quiplinalg.grids.apply import rounded_to_nearest
 
     weight, processing = work_matrix(W), quantized.processing
     processed = weight if processing is None else processing.weight(weight)
-    rounded = nearest(processed, grid=quantized.grid).__array__(weight.dtype)
+    rounded = rounded_to_nearest(processed, quantized.grid)
     if quantized.mask is not None:
         rounded[quantized.mask] = 0
     if processing is not None:

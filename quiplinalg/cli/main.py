@@ -24,9 +24,11 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "quantize": "round the layers of a problem file to a few bits each",
+    "plan": "choose the bits of each layer for a size, and show what other sizes cost",
     "prune": "set weights to zero, any or in a pattern, and round the rest",
     "hessian": "merge the statistics of calibration shards, and judge them",
     "export": "write a result file as ONNX, safetensors or plain weights",
+    "report": "show what every layer lost and why, also as a page with plots",
     "inspect": "list the layers of a problem or a result file",
     "verify": "check every code and loss of a result file from scratch",
     "demo": "quantise a small real network, and print what each method costs",

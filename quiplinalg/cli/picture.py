@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from quiplinalg.files.atomic import check_target, commit, discard, temporary_name
+from quiplinalg.cli.pages.page import is_page, page, write_page
 
 __all__ = ["Magnitudes", "is_picture", "write_picture"]
 
@@ -23,9 +23,6 @@ _COLORS = {
     "after": "#b3365b",
 }
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1d2430; --soft: #667085; --line: #d8dce3; --page: #fff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8ebf0; --soft: #9aa3b2; --line: #3a4150; --page: #14181f; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
   max-width: 900px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
@@ -49,21 +46,14 @@ class Magnitudes:
 
 def is_picture(path: str) -> bool:
     """Whether a file is a page of `write_picture`."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return _TITLE in file.read(1000)
-    except (OSError, UnicodeDecodeError):
-        return False
+    return is_page(path, _TITLE)
 
 
 def write_picture(
     path: str, layers: Sequence[Magnitudes], losses: Sequence[tuple[str, int, float]]
 ) -> None:
     """Write the page, in one step, to ``path``; ``losses`` are (method, bits, dB)."""
-    page = (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"{_TITLE}<style>{_STYLE}</style></head><body>"
+    body = (
         "<h1>quiplinalg demo: a digits network at 4, 3 and 2 bits</h1>"
         "<h2>Weights before and after incoherence processing</h2>"
         "<p>How large the largest weights are, in units of the RMS of their layer: the share of "
@@ -75,15 +65,9 @@ def write_picture(
         "<h2>Loss by method and bits</h2>"
         "<p>Proxy loss tr(E H E<sup>T</sup>) over tr(W H W<sup>T</sup>), summed over the layers, "
         "in dB: further left is better, and 6 dB are about one bit.</p>"
-        f"<figure>{_losses(losses)}</figure></body></html>\n"
+        f"<figure>{_losses(losses)}</figure>"
     )
-    target = check_target(path, overwrite=True)
-    part = temporary_name(target)
-    try:
-        part.write_text(page, encoding="utf-8")
-        commit(part, target, overwrite=True)
-    finally:
-        discard(part)
+    write_page(path, page(_TITLE, _STYLE, body))
 
 
 def _tails(layers: Sequence[Magnitudes]) -> str:

@@ -1,4 +1,4 @@
-"""What ``quantize`` says when it is done: what was done, what was not, and how to go on."""
+"""``quiplinalg report``: the figures of a result file, as a table, as JSON and as a page."""
 
 from __future__ import annotations
 
@@ -6,121 +6,135 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from quiplinalg.cli.common import (
-    decibels,
+    OK,
+    Parser,
+    UsageError,
     emit,
     format_bytes,
-    format_db,
-    format_seconds,
     note,
     print_table,
+    warn,
 )
 
 if TYPE_CHECKING:
-    from quiplinalg.model.quantize import ModelRun
+    from quiplinalg.cli.pages.figures import Report
+    from quiplinalg.model.run import ModelRun
 
-__all__ = ["in_decibels", "report"]
+__all__ = ["ABOUT", "add_arguments", "check_place", "run", "write_report"]
 
-_TABLE = 40  # layers of which every one gets a row
-_WORST = 15  # rows of a longer run: those with the largest losses
-
-
-def in_decibels(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts of a layer with its losses relative to tr(W H W^T)."""
-    energy = facts["weight_energy"]
-    return facts | {
-        "loss_db": decibels(facts["loss"], energy),
-        "nearest_db": decibels(facts["nearest_loss"], energy),
-    }
+ABOUT = {
+    "description": "Show what every layer of a result file lost, against nearest and against the "
+    "best, what it was made with, and what to look at.",
+    "epilog": "The page is one file that opens offline. Seconds are not in result files: "
+    "quantize --report has them.",
+}
 
 
-def report(run: ModelRun, as_json: bool) -> None:
-    """Print the table, or the JSON summary, of the layers done, failed and skipped."""
-    done = [in_decibels(facts) for facts in run.done]
-    energy = sum(facts["weight_energy"] for facts in done)
-    loss_db = decibels(sum(facts["loss"] for facts in done), energy)
-    nearest_db = decibels(sum(facts["nearest_loss"] for facts in done), energy)
-    sizes = [facts["shape"][0] * facts["shape"][1] for facts in done]
-    stored = sum(facts["bits_per_weight"] * k for facts, k in zip(done, sizes, strict=True))
-    bits = stored / max(sum(sizes), 1)
-    size = os.path.getsize(run.output) if run.output else 0
-    if as_json:
-        emit(
-            "summary",
-            layers=len(done),
-            failed=list(run.failed),
-            skipped=run.skipped,
-            resumed=run.resumed,
-            loss_db=loss_db,
-            nearest_db=nearest_db,
-            bits_per_weight=bits,
-            near_tie_rows=sum(facts["near_tie_rows"] for facts in done),
-            seconds=run.seconds,
-            output=run.output,
-            bytes=size,
-            run_directory=run.run_directory,
-        )
-    elif done:
-        _table(done, bits, loss_db, nearest_db, run.seconds)
-        also = f", {len(run.skipped)} skipped" if run.skipped else ""
-        before = f" ({run.resumed} of them before)" if run.resumed else ""
-        print(f"\n{run.output}: {format_bytes(size)}, {len(done)} layers{before}{also}")
-    _failures(run)
+_PAGE_ONLY = ("damp", "model_gap_db")  # columns for which a terminal has no room
+_NAMES = 4  # of layers in a line
 
 
-def _table(
-    done: list[dict[str, Any]], bits: float, loss_db: float, nearest_db: float, seconds: float
-) -> None:
-    shown = done
-    if len(done) > _TABLE:
-        shown = sorted(done, key=lambda facts: (-facts["loss"], facts["layer"]))[:_WORST]
-        print(f"the {_WORST} of {len(done)} layers with the largest losses:")
-    rows = [_row(facts["layer"], *(facts[key] for key in _COLUMNS)) for facts in shown]
-    rows.append(_row(f"all {len(done)}", bits, loss_db, nearest_db, seconds))
-    headers: tuple[str, ...] = ("layer", "bits/weight", "loss dB", "nearest dB", "seconds")
-    if any(facts["rotation"] or facts["candidates"] for facts in done):
-        chosen = [*map(_rotation, shown), ("", "")]
-        rows = [row + own for row, own in zip(rows, chosen, strict=True)]
-        headers += ("rotation", "gain dB")
-    print_table(headers, rows)
-    print("loss relative to tr(W H W^T), lower is better; nearest on the same grid")
-    sampled = {f["compared_rows"] for f in done if f["compared_rows"] < f["shape"][0]}
-    if sampled:
-        print(
-            f"both dB from {max(sampled)} rows of each larger layer (--compare-rows all: of all "
-            "rows); the losses themselves are of all rows"
-        )
-    if "gain dB" in headers:
-        print("gain: what the rotation brings before refinement, where none was tried as well")
+def add_arguments(parser: Parser) -> None:
+    """Add the options of the command."""
+    add = parser.add_argument
+    add("result", metavar="OUT.h5", help="a result file")
+    add(
+        "--problem", metavar="IN.h5",
+        help="what it was made from: adds the number of samples, and what nearest costs where "
+        "OUT.h5 does not say",
+    )  # fmt: skip
+    add(
+        "--certificate", metavar="FILE.json",
+        help="what verify --certificate wrote; default: OUT.certificate.json if it is there",
+    )  # fmt: skip
+    add("-o", "--output", metavar="FILE.html", help="write a page with tables and plots")
+    add("--json", action="store_true", help="one JSON object a line on stdout")
 
 
-def _failures(run: ModelRun) -> None:
-    if not run.failed:
-        return
-    mend = "Mend them as the errors above say (--damp auto where H is not positive definite)"
-    if run.done:
-        note(
-            f"quiplinalg: {len(run.failed)} of {len(run.failed) + len(run.done)} layers FAILED and "
-            f"are NOT in {run.output}: {', '.join(run.failed)}. {mend}, then run the same command "
-            f"with --retry-failed; the others are kept for it in {run.run_directory}"
-        )
+def run(options: Any) -> int:
+    """Run the command."""
+    from quiplinalg.cli.pages.figures import collect
+
+    if options.output is not None:
+        check_place("--output", options.output, options.result)
+    report = collect(options.result, options.problem, _certificates(options))
+    if options.json:
+        for each in report.layers:
+            emit("layer", **each)
+        emit("summary", **report.summary)
     else:
-        note(
-            f"quiplinalg: all {len(run.failed)} layers failed; the result was not written. {mend}, "
-            "then run the command again"
+        _print(report)
+    if options.output is not None:
+        _write(report, options.output)
+    return OK
+
+
+def check_place(option: str, path: str, result: str) -> None:
+    """Raise UsageError where a page may not be written: only earlier reports are replaced."""
+    from quiplinalg.cli.pages.report_page import is_report
+    from quiplinalg.errors import InvalidArgumentError
+    from quiplinalg.files.atomic import check_target
+
+    try:
+        check_target(path, overwrite=True)
+    except InvalidArgumentError as error:
+        raise UsageError(f"{option}: {error}") from None
+    other = os.path.realpath(path) == os.path.realpath(result)
+    if other or (os.path.exists(path) and not is_report(path)):
+        raise UsageError(
+            f"{option} must be a new file or an earlier report; got {path!r}, which is neither. "
+            "Choose another name"
         )
 
 
-_COLUMNS = ("bits_per_weight", "loss_db", "nearest_db", "seconds")
+def write_report(run: ModelRun, problem: str, path: str) -> None:
+    """Write the page of a run; nothing is printed but where it is."""
+    from quiplinalg.cli.pages.figures import collect
+
+    assert run.output is not None
+    _write(collect(run.output, problem, run=run), path)
 
 
-def _row(name: str, bits: float, loss: float, nearest: float, seconds: float) -> tuple[str, ...]:
-    return (name, f"{bits:.3f}", format_db(loss), format_db(nearest), format_seconds(seconds))
+def _write(report: Report, path: str) -> None:
+    from quiplinalg.cli.pages.page import write_page
+    from quiplinalg.cli.pages.report_page import report_page
+
+    write_page(path, report_page(report))
+    note(f"quiplinalg: the report is in {path} ({format_bytes(os.path.getsize(path))})")
 
 
-def _rotation(facts: dict[str, Any]) -> tuple[str, str]:
-    """The rotation of a layer, and its gain over none."""
-    name = facts["rotation"] or "none"
-    losses = facts["candidates"] or {}
-    if name == "none" or "none" not in losses:
-        return name, "-"
-    return name, format_db(-decibels(losses[name], losses["none"]))
+def _certificates(options: Any) -> dict[str, Any] | None:
+    from quiplinalg.cli.certificates import default_path
+    from quiplinalg.cli.pages.certificate_file import read_certificates
+
+    path = options.certificate or default_path(options.result)
+    if options.certificate is None and not os.path.exists(path):
+        return None
+    return read_certificates(path)
+
+
+def _print(report: Report) -> None:
+    """Print a row a layer, and one for all."""
+    from quiplinalg.cli.pages.table import shown_columns
+
+    columns = [c for c in shown_columns(report.layers) if c.key not in _PAGE_ONLY]
+    rows = [(each["layer"], *(_plain(c.show(each[c.key])) for c in columns)) for each in
+            report.layers]  # fmt: skip
+    s = report.summary
+    whole = {"loss_share": 1.0 if s["loss"] > 0 else None, **s}
+    known = ("bits_per_weight", "loss_db", "nearest_db", "gain_db", "loss_share", "seconds")
+    last = (_plain(c.show(whole[c.key])) if c.key in known else "" for c in columns)
+    rows.append((f"all {s['layers']}", *last))
+    print_table(("layer", *(c.title for c in columns)), rows)
+    print("\nloss relative to tr(W H W^T), lower is better; nearest on the same grid")
+    if "dual_gap_db" in [c.key for c in columns]:
+        print("gap: no method is better by more, on the rows that were sampled")
+    for remark, layers in report.remarks().items():
+        names = ", ".join(repr(each["layer"]) for each in layers[:_NAMES])
+        more = f" and {len(layers) - _NAMES} more" if len(layers) > _NAMES else ""
+        warn(f"{remark}: layer{'s' if len(layers) > 1 else ''} {names}{more}")
+
+
+def _plain(text: str) -> str:
+    """The text of a page, for a terminal."""
+    return text.translate({0x2212: "-", 0x2013: "-", 0x202F: None, 0x221E: "inf"})

@@ -18,7 +18,11 @@ _ALL = {**OPTIONS, **SETTINGS}
 # what a value looks like, where it is neither a switch nor a choice; and the help
 _FLAGS = {
     "method": ("", "default: ldlq"),
-    "bits": ("N", "1 to 8; default: 4 for gptq, obq, nearest; else 2"),
+    "bits": (
+        "N|N,N,...",
+        "1 to 8, or several to choose from for each layer; default: 4 for gptq, obq, nearest; "
+        "else 2",
+    ),
     "group_size": ("N|row", "columns that share a scale; default: a row"),
     "static_groups": ("", "group scales from the original weights"),
     "sym": ("", "a grid symmetric about 0"),
@@ -33,15 +37,24 @@ _FLAGS = {
     ),
     "k": ("N", "kbest: partial roundings kept; default: 8"),
     "outliers_first": ("", "obq: clipped weights first"),
+    "rounds": ("N|all", "lnq: turns of levels and codes; default: all"),
+    "level_dtype": ("", "lnq: what levels are stored in; default: float16"),
     "c": ("FLOAT", "safe: bound of the feedback; default: 1"),
     "refine": (
         "N|all",
         "passes of coordinate descent after rounding, or until nothing changes; default: 0",
     ),
+    "refit": ("", "then fit scales, or scales and zeros, to the codes; default: none"),
+    "rank": ("N", "then add a low-rank correction in float16, 16 (m + n) bits each; default: 0"),
     "order": ("", "default: act, quip min-pivot, safe natural, obq greedy"),
     "damp": ("FLOAT|auto", "fraction of mean diag H; default: 0.01"),
     "rounding": ("", "default: nearest, safe stochastic"),
     "seed": ("N", "of rotations and stochastic rounding; quip, safe: 0"),
+    "budget": (
+        "SIZE",
+        "with several --bits: what the result may take, as 2.5 (bits a weight, scales counted) or "
+        "3GB; every layer is done at every width, and the best for this size are kept",
+    ),
     "include": (
         "GLOB",
         "only layers whose name matches, as 'model.*.q_proj' ('*' matches '/' too, case matters); "

@@ -20,6 +20,7 @@ from quiplinalg.cli.common import (
 
 if TYPE_CHECKING:
     from quiplinalg.pruning.verify import PrunedVerification
+    from quiplinalg.results import Quantized
     from quiplinalg.rounding.verify import Verification
 
 __all__ = ["ABOUT", "add_arguments", "run"]
@@ -67,7 +68,8 @@ def run(options: Any) -> int:
     rows: list[tuple[object, ...]] = []
     bad: list[str] = []
     certified: dict[str, Any] = {}
-    stopped = searched = 0  # layers of which the codes could not be checked, and why
+    stopped = searched = fitted = 0  # layers of which the codes could not be checked, and why
+    unbounded = 0  # that there are no certificates for
     pruned = 0
     with open_problem(options.problem) as problem, open_result(options.result) as result:
         missing = [name for name in result.names if name not in problem.names]
@@ -99,7 +101,9 @@ def run(options: Any) -> int:
                     bar.clear()
                     fail(f"layer {name!r}: {error}")
                     return INVALID
-                if draw is not None:
+                if draw is not None and not _has_bounds(layer):
+                    unbounded += 1
+                elif draw is not None:
                     try:
                         certified[name] = certificates.certificate(problem, result, name, draw)
                     except QuipLinalgError as error:
@@ -110,13 +114,14 @@ def run(options: Any) -> int:
                     figures = {"certificate": vars(certified[name])} if name in certified else {}
                     emit("layer", layer=name, **vars(found), **figures)
                 rows.append(
-                    (name, _verdict(found), found.codes_wrong,
+                    (name, _verdict(found, layer), found.codes_wrong,
                      f"{found.worst:.2g}", f"{found.loss:.6g}", f"{found.loss_error:.1e}")
                 )  # fmt: skip
                 bar.update()
                 if found.ok and not found.codes_checked:
-                    stopped += bool(layer.passes)
-                    searched += not layer.passes
+                    fitted += layer.refit is not None
+                    stopped += layer.refit is None and bool(layer.passes)
+                    searched += layer.refit is None and not layer.passes
         left = len(problem.names) - len(result.names)
     written = None if draw is None else certificates.write(options, draw, certified)
     if options.json:
@@ -134,6 +139,12 @@ def run(options: Any) -> int:
                 f"loss only: the descent of {stopped} layers was stopped before a fixed point; "
                 "their codes are\nknown to be on the grid, no more: --refine all has them checked"
             )
+        if fitted:
+            print(
+                f"loss and fit only: the grids of {fitted} layers were fitted to their codes. No "
+                "other scales or\nlevels are better for them; of the codes it is known that they "
+                "are on the grid, no more"
+            )
         if searched:
             print(
                 f"loss only: the codes of {searched} layers come from a search, or from an order "
@@ -141,6 +152,11 @@ def run(options: Any) -> int:
             )
         if written is not None:
             certificates.print_figures(certified, written)
+            if unbounded:
+                print(
+                    f"no certificate for {unbounded} layers with levels of their own or a low-rank "
+                    "correction: the\nbounds are of codes on a uniform grid"
+                )
             if pruned:
                 print(f"no certificate for {pruned} pruned layers: their weights are on no grid")
     for line in bad:
@@ -162,7 +178,14 @@ def _pruned(
     return name, verdict, "-", "-", f"{found.loss:.6g}", f"{found.loss_error:.1e}"
 
 
-def _verdict(found: Verification) -> str:
+def _has_bounds(layer: Quantized) -> bool:
+    """Whether `certify` knows how good the codes of a layer can be."""
+    return layer.grid.kind != "codebook" and layer.correction is None
+
+
+def _verdict(found: Verification, layer: Quantized) -> str:
     if not found.ok:
         return "FAILED"
-    return "ok" if found.codes_checked else "loss only"
+    if found.codes_checked:
+        return "ok"
+    return "loss only" if layer.refit is None else "loss, fit"

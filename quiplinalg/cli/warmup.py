@@ -51,6 +51,7 @@ def warm(dtypes: tuple[str, ...] = ("float32", "float64"), everything: bool = Fa
         for rotation in ("hadamard", "kronecker"):
             ql.quip(W, H, rotation=rotation, sides="both", refine=1)
         ql.safe(W, H)
+        ql.lnq(W, H)
         ql.cholesky(H), ql.ldl(H), ql.udu(H)
         if everything:
             ql.obq(W, H)

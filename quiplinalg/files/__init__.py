@@ -9,11 +9,12 @@ version.
 
 Problem file (root: "quiplinalg-problem")::
 
-    layers/<name>               "layer"
+    layers/<name>               "layer"; sensitivity, absent for 1
         weight                  "array", 2-D float16, bfloat16, float32 or float64;
                                 orientation = "out_in" | "in_out"
-        hessian                 "hessian", (n, n), or (n (n + 1) / 2,): the lower triangle by rows;
-                                storage = "full" | "lower", n_samples (-1: unknown),
+        hessian                 "hessian", (n, n), or (n (n + 1) / 2,): the lower triangle by rows,
+                                or (n,): the diagonal, where no more is known;
+                                storage = "full" | "lower" | "diagonal", n_samples (-1: unknown),
                                 normalization = "mean" | "sum" | "2mean" | "unknown"
     arrays/<name>               "array": anything else, such as biases or held-out inputs
 

@@ -19,6 +19,7 @@ from quiplinalg.files.bfloat16 import (
     read_bfloat16,
     write_bfloat16,
 )
+from quiplinalg.files.loops import text_objection
 from quiplinalg.files.measure import check_chunks
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 VERSION = "1.0"
+_NEWER = {"layer": "2.0"}  # encodings with a later version that is known too
 FLOATS = tuple(map(np.dtype, (np.float16, BFLOAT16, np.float32, np.float64)))
 
 _MAX_ATTRIBUTES = 1000
@@ -49,9 +51,9 @@ _MAX_ATTRIBUTE_BYTES = 60_000  # what an object header can hold, less some room
 Attribute = str | int | float
 
 
-def set_encoding(node: h5py.Group | h5py.Dataset, encoding: str) -> None:
+def set_encoding(node: h5py.Group | h5py.Dataset, encoding: str, version: str = VERSION) -> None:
     """Mark what an element is, and by which version of the layout."""
-    set_attributes(node, **{"encoding-type": encoding, "encoding-version": VERSION})
+    set_attributes(node, **{"encoding-type": encoding, "encoding-version": version})
 
 
 def check_encoding(node: h5py.Group | h5py.Dataset, encoding: str) -> None:
@@ -71,16 +73,19 @@ def check_encoding(node: h5py.Group | h5py.Dataset, encoding: str) -> None:
         raise FormatError(
             f"expected encoding-version={VERSION!r}; got {version!r}", path, node.name
         )
-    if int(major) > int(VERSION.partition(".")[0]):
+    known = _NEWER.get(encoding, VERSION)
+    if int(major) > int(known.partition(".")[0]):
         raise FormatError(
-            f"expected encoding-version {VERSION} or older; got {version}: the file was written "
+            f"expected encoding-version {known} or older; got {version}: the file was written "
             "by a newer quiplinalg. Upgrade quiplinalg",
             path,
             node.name,
         )
 
 
-def make_group(root: h5py.Group, parts: list[str], encoding: str) -> h5py.Group:
+def make_group(
+    root: h5py.Group, parts: list[str], encoding: str, version: str = VERSION
+) -> h5py.Group:
     """Create a group below ``root``, and those on the way to it."""
     group = root
     for part in parts[:-1]:
@@ -88,7 +93,7 @@ def make_group(root: h5py.Group, parts: list[str], encoding: str) -> h5py.Group:
             set_encoding(group.create_group(part), "group")
         group = group[part]
     group = group.create_group(parts[-1])
-    set_encoding(group, encoding)
+    set_encoding(group, encoding, version)
     return group
 
 
@@ -149,6 +154,14 @@ def read_attribute(node: h5py.Group | h5py.Dataset, key: str, kind: type | None 
         raise FormatError(
             f"expected attribute {key!r} to be one text or number; got {handle.dtype} of shape "
             f"{handle.shape}",
+            node.file.filename,
+            node.name,
+        )
+    loose = isinstance(stored, h5t.TypeStringID) and stored.is_variable_str()
+    problem = text_objection(node, key) if loose else None
+    if problem:
+        raise FormatError(
+            f"{problem}; got attribute {key!r} of variable length. Store it with a fixed length",
             node.file.filename,
             node.name,
         )

@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 
 import h5py
-from h5py import h5l, h5o
+from h5py import h5l
 
 from quiplinalg.errors import FormatError, InvalidArgumentError, QuipLinalgError
+from quiplinalg.files.loops import address
 from quiplinalg.files.measure import Limits, check_dataset
 
 __all__ = [
@@ -28,6 +30,8 @@ __all__ = [
     "split_name",
 ]
 
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, zlib.error, struct.error)
+
 
 @contextlib.contextmanager
 def format_errors(path: str, dataset: str | None = None) -> Iterator[None]:
@@ -36,7 +40,7 @@ def format_errors(path: str, dataset: str | None = None) -> Iterator[None]:
         yield
     except QuipLinalgError:
         raise
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError, zlib.error) as error:
+    except _DAMAGE as error:
         raise FormatError(
             f"the file is damaged or not written by quiplinalg ({error}). "
             "Copy it again from its source, or write it anew",
@@ -151,11 +155,6 @@ def open_dataset(root: h5py.Group, name: str, limits: Limits) -> h5py.Dataset:
         raise FormatError("expected a dataset; got a group", root.file.filename, name)
     check_dataset(node, limits)
     return node
-
-
-def address(node: h5py.Group | h5py.Dataset) -> int:
-    """Where the object lies in its file: equal for two hard links to one object."""
-    return h5o.get_info(node.id).addr
 
 
 def leaves(

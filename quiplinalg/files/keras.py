@@ -115,6 +115,7 @@ class KerasReader(ProblemSource):
                     float_dtype(hessian) if isinstance(hessian, h5py.Dataset) else hessian.dtype
                 ),
                 hessian_key=self._hessian_key(name, hessian),
+                storage="full" if hessian.ndim == 2 else "lower",
             )
 
     def weight(self, name: str) -> np.ndarray:

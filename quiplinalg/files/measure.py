@@ -17,6 +17,7 @@ from h5py import h5d, h5t, h5z
 
 from quiplinalg.errors import FormatError
 from quiplinalg.files.bfloat16 import is_bfloat16, is_opaque_bfloat16
+from quiplinalg.files.loops import index_objection
 from quiplinalg.files.lzf import lzf_length
 
 __all__ = ["Limits", "check_chunks", "check_dataset"]
@@ -129,6 +130,8 @@ def _strange_filters(dataset: h5py.Dataset) -> str | None:
 
 def _incomplete(dataset: h5py.Dataset, limits: Limits) -> str | None:
     """HDF5 reads what was never written as zeros."""
+    if dataset.chunks and (problem := index_objection(dataset, limits.max_links)):
+        return f"{problem}. Write the array contiguously"
     declared, stored = _declared_bytes(dataset), dataset.id.get_storage_size()
     if not declared:
         return None

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 import h5py
 import numpy as np
 
 from quiplinalg.errors import FormatError
 from quiplinalg.files.digest import dataset_digest
-from quiplinalg.files.elements import check_encoding, float_dtype, read_array, require_attribute
+from quiplinalg.files.elements import (
+    check_encoding,
+    float_dtype,
+    read_array,
+    read_attribute,
+    require_attribute,
+)
 from quiplinalg.files.guard import (
     address,
     format_errors,
@@ -22,9 +29,11 @@ from quiplinalg.files.hessian_source import HessianSource
 from quiplinalg.files.measure import Limits
 from quiplinalg.files.reader import (
     NORMALIZATIONS,
+    STORAGES,
     LayerInfo,
     ProblemSource,
     array_names,
+    check_full_size,
     check_hessian,
     check_orientation,
     layer_names,
@@ -46,21 +55,36 @@ class ProblemReader(ProblemSource):
         Every other array.
     """
 
-    def __init__(self, path: str | os.PathLike, limits: Limits | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        limits: Limits | None = None,
+        names: Collection[str] | None = None,
+    ):
         self.path = os.fspath(path)
         self._limits = limits or Limits()
         self._file = open_file(path)
         self._digests: dict[str, str] = {}  # of Hessians, by key
+        self._last: tuple[str, tuple[h5py.Dataset, h5py.Dataset, LayerInfo]] | None = None
         try:
             with format_errors(self.path):
                 check_encoding(self._file, "quiplinalg-problem")
-                self.names: tuple[str, ...] = layer_names(self._file, self._limits)
-                self.arrays: tuple[str, ...] = array_names(self._file, self._limits)
+                found = layer_names(self._file, self._limits) if names is None else names
+                self.names: tuple[str, ...] = tuple(found)
+                self.arrays: tuple[str, ...] = ()
+                if names is None:
+                    self.arrays = array_names(self._file, self._limits)
         except BaseException:
             self._file.close()
             raise
 
     def _layer(self, name: str) -> tuple[h5py.Dataset, h5py.Dataset, LayerInfo]:
+        """The datasets of a layer, checked; those of the last one are kept."""
+        if self._last is None or self._last[0] != name:
+            self._last = (name, self._open_layer(name))
+        return self._last[1]
+
+    def _open_layer(self, name: str) -> tuple[h5py.Dataset, h5py.Dataset, LayerInfo]:
         if name not in self.names:
             raise FormatError(
                 f"expected layer {name!r}; got {len(self.names)} other layers. See .names",
@@ -84,9 +108,10 @@ class ProblemReader(ProblemSource):
         orientation = require_attribute(weight, "orientation", str)
         shape = check_orientation(weight, orientation)
         storage = require_attribute(hessian, "storage", str)
-        if storage not in ("lower", "full") or (storage == "full") != (len(hessian.shape) == 2):
+        if storage not in STORAGES or (storage == "full") != (len(hessian.shape) == 2):
             raise FormatError(
-                f"expected storage='lower' for a 1-D and 'full' for a 2-D Hessian; got {storage!r}",
+                "expected storage='lower' or 'diagonal' for a 1-D and 'full' for a 2-D Hessian; "
+                f"got {storage!r}",
                 self.path,
                 hessian.name,
             )
@@ -105,10 +130,20 @@ class ProblemReader(ProblemSource):
             orientation=orientation,
             n_samples=None if n_samples < 0 else n_samples,
             normalization=normalization,
-            hessian_dtype=check_hessian(hessian, shape[1], self._limits),
+            hessian_dtype=check_hessian(hessian, shape[1], self._limits, storage),
             hessian_key=f"{address(hessian):#x}",
+            storage=storage,
+            sensitivity=self._sensitivity(layer),
         )
         return weight, hessian, info
+
+    def _sensitivity(self, layer: h5py.Group) -> float:
+        value = read_attribute(layer, "sensitivity", float)
+        if value is not None and not 0 < value < np.inf:
+            raise FormatError(
+                f"expected a sensitivity above 0, and finite; got {value}", self.path, layer.name
+            )
+        return 1.0 if value is None else value
 
     def info(self, name: str) -> LayerInfo:
         """Describe a layer; no array is read."""
@@ -126,12 +161,34 @@ class ProblemReader(ProblemSource):
         """Read a Hessian as the full symmetric (in, in) array, in its stored dtype."""
         with format_errors(self.path, f"layers/{name}/hessian"):
             _, dataset, info = self._layer(name)
-            return read_hessian(dataset, info.shape[1])
+            check_full_size(dataset, info.shape[1], self._limits)
+            return read_hessian(dataset, info.shape[1], info.storage)
+
+    def diagonal(self, name: str) -> np.ndarray:
+        """Read the diagonal of a Hessian, (in,), of any storage."""
+        with format_errors(self.path, f"layers/{name}/hessian"):
+            _, dataset, info = self._layer(name)
+            if info.storage != "diagonal":
+                return self.hessian_source(name).diagonal()
+            values = read_array(dataset)
+            if not (np.isfinite(values).all() and (values >= 0).all()):
+                raise FormatError(
+                    "expected a diagonal of finite numbers of at least 0; got others",
+                    self.path,
+                    dataset.name,
+                )
+            return values
 
     def hessian_source(self, name: str) -> HessianSource:
         """Open a Hessian to be read piece by piece, for as long as this reader is open."""
         with format_errors(self.path, f"layers/{name}/hessian"):
             _, dataset, info = self._layer(name)
+            if info.storage == "diagonal":
+                raise FormatError(
+                    "expected a whole Hessian; got its diagonal. Read it with diagonal()",
+                    self.path,
+                    dataset.name,
+                )
             return HessianSource(dataset, info.shape[1])
 
     def digests(self, name: str) -> tuple[str, str]:
@@ -149,10 +206,16 @@ class ProblemReader(ProblemSource):
 
     def close(self) -> None:
         """Close the file."""
+        self._last = None
         self._file.close()
 
 
-def open_problem(path: str | os.PathLike, *, limits: Limits | None = None) -> ProblemReader:
+def open_problem(
+    path: str | os.PathLike,
+    *,
+    limits: Limits | None = None,
+    names: Collection[str] | None = None,
+) -> ProblemReader:
     """Open a problem file for reading.
 
     Parameters
@@ -160,12 +223,14 @@ def open_problem(path: str | os.PathLike, *, limits: Limits | None = None) -> Pr
     path : str or path-like
     limits : Limits or None
         How much an untrusted file may ask for; None for the defaults.
+    names : collection of str, optional
+        The layers to offer; the others are not looked for.  Default: all there are.
 
     Returns
     -------
     ProblemReader
         A context manager with ``names``, ``arrays``, ``info``, ``weight``, ``hessian``,
-        ``array`` and ``shared``.
+        ``diagonal``, ``array`` and ``shared``.
 
     Raises
     ------
@@ -182,4 +247,4 @@ def open_problem(path: str | os.PathLike, *, limits: Limits | None = None) -> Pr
     ...     file.names, file.weight("dense").shape
     (('dense',), (2, 3))
     """
-    return ProblemReader(path, limits)
+    return ProblemReader(path, limits, names)

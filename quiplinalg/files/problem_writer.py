@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from quiplinalg.arrays import as_matrix, check_finite, to_numpy
 from quiplinalg.errors import DTypeError, InvalidArgumentError
-from quiplinalg.files.elements import FLOATS, make_group, write_array
-from quiplinalg.files.reader import NORMALIZATIONS, ORIENTATIONS, input_count
+from quiplinalg.files.elements import FLOATS, make_group, set_attributes, write_array
+from quiplinalg.files.reader import NORMALIZATIONS, ORIENTATIONS, STORAGES, input_count
 from quiplinalg.files.triangle import pack_lower
 from quiplinalg.files.writer import AtomicWriter
 from quiplinalg.hessian.accumulate import Hessian
@@ -66,6 +67,7 @@ class ProblemWriter(AtomicWriter):
         normalization: str = "mean",
         storage: str = "lower",
         shared_hessian_of: str | None = None,
+        sensitivity: float | None = None,
     ) -> None:
         """Add a layer.
 
@@ -75,7 +77,7 @@ class ProblemWriter(AtomicWriter):
             Parts joined by ``/`` become nested groups.
         weight : array_like, (m, n) for "out_in", (n, m) for "in_out"
             float16, bfloat16, float32 or float64, of any framework, in host memory.
-        hessian : array_like, (n, n), symmetric, or Hessian
+        hessian : array_like, (n, n), symmetric, or (n,), or Hessian
             Second moments of the inputs.  A Hessian equal to an earlier one is stored once.  Of an
             accumulator, its mean and its count: leave ``n_samples`` and ``normalization`` out.
         orientation : str
@@ -86,10 +88,14 @@ class ProblemWriter(AtomicWriter):
             "mean" (X X^T / N), "sum" (X X^T), "2mean" (2 X X^T / N) or "unknown".
         storage : str
             "lower" stores the lower triangle, half the size; "full" the matrix as it is, which
-            other programs can memory-map.
+            other programs can memory-map; "diagonal" takes a vector, the diagonal of a Hessian of
+            which no more is known: such layers can only be rounded by `nearest`.
         shared_hessian_of : str or None
             An earlier layer whose Hessian (with its samples and normalisation) this layer
             shares, instead of ``hessian``.
+        sensitivity : float > 0, or None for 1
+            What the layer's loss is multiplied by where bits are shared out among layers, as the
+            second derivative of the model's loss along its outputs.
 
         Raises
         ------
@@ -100,6 +106,7 @@ class ProblemWriter(AtomicWriter):
         """
         file, parts = self._file, self._check_name("layers", name)
         _check_choice("orientation", orientation, ORIENTATIONS)
+        _check_sensitivity(sensitivity)
         W = _floats(weight, "weight")
         n = input_count(W.shape, orientation)
         if (hessian is None) == (shared_hessian_of is None):
@@ -119,16 +126,20 @@ class ProblemWriter(AtomicWriter):
                     )
                 hessian, n_samples = hessian.mean(), hessian.count
             _check_choice("normalization", normalization, NORMALIZATIONS)
-            _check_choice("storage", storage, ("lower", "full"))
+            _check_choice("storage", storage, STORAGES)
             count = _check_count(n_samples)
-            H = _floats(hessian, "hessian")
-            _check_fit(H, W, n, orientation)
-            stored = pack_lower(H) if storage == "lower" else np.ascontiguousarray(H)
-            key = (_digest(stored), stored.dtype, stored.shape, count, normalization)
+            if storage == "diagonal":
+                stored = _diagonal(hessian, n)
+            else:
+                H = _floats(hessian, "hessian")
+                _check_fit(H, W, n, orientation)
+                stored = pack_lower(H) if storage == "lower" else np.ascontiguousarray(H)
+            key = (_digest(stored), stored.dtype, stored.shape, storage, count, normalization)
             target = self._stored.get(key)
 
         with self._writing("layers", name):
             group = make_group(file["layers"], parts, "layer")
+            set_attributes(group, sensitivity=sensitivity)
             write_array(group, "weight", W, "array", orientation=orientation)
             if target is not None:
                 group["hessian"] = file[target]
@@ -185,6 +196,16 @@ def _check_choice(argument: str, value: object, choices: tuple[str, ...]) -> Non
         )
 
 
+def _check_sensitivity(value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < np.inf:
+        raise InvalidArgumentError(
+            f"sensitivity must be a finite number above 0; got sensitivity={value!r}. "
+            "Leave it out for 1."
+        )
+
+
 def _check_count(n_samples: int | None) -> int:
     if n_samples is None:
         return -1
@@ -197,7 +218,26 @@ def _check_count(n_samples: int | None) -> int:
 
 def _floats(x: Any, argument: str) -> np.ndarray:
     """A finite 2-D array in one of the dtypes that files hold."""
-    a = as_matrix(x, argument)
+    return _finite_floats(as_matrix(x, argument), argument)
+
+
+def _diagonal(x: Any, n: int) -> np.ndarray:
+    a = to_numpy(x, "hessian")
+    if a.shape != (n,):
+        raise InvalidArgumentError(
+            f"hessian must be its diagonal, ({n},), with storage='diagonal'; got "
+            f"hessian.shape={a.shape}. Pass hessian.diagonal(), or leave storage out."
+        )
+    a = np.ascontiguousarray(_finite_floats(a, "hessian"))
+    if (a < 0).any():
+        raise InvalidArgumentError(
+            f"hessian must have no negative diagonal; got {float(a.min()):.3g}. Take second "
+            "moments of the inputs, or estimates of the trace that are not below 0."
+        )
+    return a
+
+
+def _finite_floats(a: np.ndarray, argument: str) -> np.ndarray:
     if a.dtype.newbyteorder("=") not in FLOATS:
         raise DTypeError(
             f"{argument} must be float16, bfloat16, float32 or float64; got {a.dtype}. "

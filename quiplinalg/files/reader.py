@@ -19,9 +19,11 @@ from quiplinalg.files.triangle import packed_size, unpack_lower
 __all__ = [
     "NORMALIZATIONS",
     "ORIENTATIONS",
+    "STORAGES",
     "LayerInfo",
     "ProblemSource",
     "array_names",
+    "check_full_size",
     "check_hessian",
     "check_orientation",
     "input_count",
@@ -31,6 +33,7 @@ __all__ = [
 
 NORMALIZATIONS = ("mean", "sum", "2mean", "unknown")
 ORIENTATIONS = ("out_in", "in_out")
+STORAGES = ("full", "lower", "diagonal")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class LayerInfo:
     hessian_dtype : dtype
     hessian_key : str
         Equal for two layers of one reader exactly if they share one stored Hessian.
+    storage : str
+        What is stored of the Hessian: "full", "lower" (its triangle) or "diagonal".
+    sensitivity : float
+        Weight of the layer's loss among those of others, where bits are shared out.
     """
 
     name: str
@@ -63,6 +70,8 @@ class LayerInfo:
     normalization: str
     hessian_dtype: np.dtype
     hessian_key: str
+    storage: str = "full"
+    sensitivity: float = 1.0
 
 
 class ProblemSource:
@@ -151,29 +160,48 @@ def input_count(shape: tuple[int, int], orientation: str) -> int:
     return shape[1] if orientation == "out_in" else shape[0]
 
 
-def check_hessian(hessian: h5py.Dataset, n: int, limits: Limits) -> np.dtype:
-    """The dtype of a stored (n, n) Hessian, full or packed; FormatError if it does not fit."""
+def check_hessian(
+    hessian: h5py.Dataset, n: int, limits: Limits, storage: str | None = None
+) -> np.dtype:
+    """The dtype of a stored (n, n) Hessian; FormatError if its shape or its size does not fit.
+
+    Without ``storage`` it is the matrix or its triangle.
+    """
     path = hessian.file.filename
-    if hessian.shape not in ((n, n), (packed_size(n),)):
+    if storage is None:
+        storage = "full" if len(hessian.shape) == 2 else "lower"
+    expected = {"full": (n, n), "lower": (packed_size(n),), "diagonal": (n,)}[storage]
+    if hessian.shape != expected:
+        what = "its lower triangle" if storage == "lower" else "its diagonal"
+        also = "" if storage == "full" else f", {what} as {expected},"
         raise FormatError(
-            f"expected a Hessian ({n}, {n}), or its lower triangle ({packed_size(n)},), to match "
+            f"expected a Hessian ({n}, {n}){also} to match "
             f"the {n} inputs of the weight; got shape {hessian.shape}. If the weight is stored "
             "(in, out), as Keras and Flax do, its orientation is 'in_out'",
             path,
             hessian.name,
         )
     dtype = float_dtype(hessian)
-    if n * n * dtype.itemsize > limits.max_bytes:
-        raise FormatError(
-            f"expected at most {limits.max_bytes} bytes in one array; the full Hessian takes "
-            f"{n * n * dtype.itemsize}. Pass limits=Limits(max_bytes=...)",
-            path,
-            hessian.name,
-        )
+    if storage != "diagonal":
+        check_full_size(hessian, n, limits)
     return dtype
 
 
-def read_hessian(hessian: h5py.Dataset, n: int) -> np.ndarray:
+def check_full_size(hessian: h5py.Dataset, n: int, limits: Limits) -> None:
+    """Raise FormatError if the (n, n) array of a Hessian is larger than is allowed."""
+    size = n * n * float_dtype(hessian).itemsize
+    if size > limits.max_bytes:
+        raise FormatError(
+            f"expected at most {limits.max_bytes} bytes in one array; the full Hessian takes "
+            f"{size}. Pass limits=Limits(max_bytes=...)",
+            hessian.file.filename,
+            hessian.name,
+        )
+
+
+def read_hessian(hessian: h5py.Dataset, n: int, storage: str = "full") -> np.ndarray:
     """The full symmetric (n, n) array of a dataset that :func:`check_hessian` has let pass."""
     array = read_array(hessian)
+    if storage == "diagonal":
+        return np.diag(array)
     return array if array.ndim == 2 else unpack_lower(array, n)

@@ -25,8 +25,10 @@ from quiplinalg.files.guard import (
 )
 from quiplinalg.files.measure import Limits
 from quiplinalg.files.reader import layer_names
+from quiplinalg.files.result_layer import StoredArray, StoredLayer
 from quiplinalg.files.result_layout import (
     CANDIDATES,
+    CHECKSUM,
     DATASETS,
     DEFAULTS,
     GRID_SCALARS,
@@ -40,6 +42,8 @@ from quiplinalg.files.result_layout import (
     mask_objection,
     pruned_objection,
 )
+from quiplinalg.grids.codebook import CodebookGrid, Grid
+from quiplinalg.grids.correction import LowRankCorrection
 from quiplinalg.grids.packing import unpack
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.incoherence.process import Processing
@@ -99,28 +103,25 @@ class ResultReader(CheckedReader):
         """
         with format_errors(self.path, f"layers/{name}"):
             group = self._group(name, "layer")
+            steps = ("levels",) if has_link(group, "levels") else ("scale", "zero")
+            required = (*steps, "dead")
             arrays = {
                 key: self._read(group, key, dtype)
                 for key, dtype in DATASETS.items()
-                if has_link(group, key) or key in ("scale", "zero", "dead")
+                if has_link(group, key) or key in required
             }
             fields = self._scalars(group, LAYER_SCALARS)
             grid_fields = self._scalars(group, GRID_SCALARS)
             codes = self._codes(group, grid_fields["bits"])
             try:
-                grid = UniformGrid(
-                    scale=arrays["scale"],
-                    zero=arrays["zero"],
-                    group_index=arrays.get("group_index"),
-                    **grid_fields,
-                )
+                grid, correction = _grid(arrays, grid_fields), _correction(arrays)
             except InvalidArgumentError as error:
                 raise FormatError(str(error), self.path, group.name) from error
             permutation, dead = arrays.get("permutation"), arrays["dead"]
             mask = None
             if has_link(group, "mask"):
                 mask = self._packed(group, "mask", 1).astype(bool)
-            problem = layer_objection(codes, grid, permutation, dead)
+            problem = layer_objection(codes, grid, permutation, dead, correction)
             problem = problem or mask_objection(mask, codes.shape)
             if problem:
                 raise FormatError(problem, self.path, group.name)
@@ -133,6 +134,7 @@ class ResultReader(CheckedReader):
                 processing=self._processing(group, codes.shape),
                 candidates=self._candidates(group),
                 mask=mask,
+                correction=correction,
                 restore=None,
             )
 
@@ -142,6 +144,20 @@ class ResultReader(CheckedReader):
             group = self._group(name)
             keys = [key for key in attribute_names(group) if key not in RESERVED]
             return {key: read_attribute(group, key) for key in keys}
+
+    def stored(self, name: str) -> StoredLayer:
+        """Read a layer of either kind as it lies in the file, for `ResultWriter.add_stored`.
+
+        Checked against its checksums, but not unpacked.
+        """
+        with format_errors(self.path, f"layers/{name}"):
+            group = self._group(name)
+            arrays = {}
+            for key, _ in leaves(group, self._limits, lambda _: True):
+                dataset = open_dataset(group, key, self._limits)
+                encoding, attributes = _described(dataset, "crc32")
+                arrays[key] = StoredArray(self._checked_array(dataset), encoding, attributes)
+            return StoredLayer(*_described(group, CHECKSUM), arrays)
 
     def _group(self, name: str, encoding: str | None = None) -> h5py.Group:
         """The group of a layer, of one kind or of any, its attributes checked."""
@@ -225,6 +241,35 @@ class ResultReader(CheckedReader):
             value = read(group, key, kind)
             found[field] = DEFAULTS.get(key) if value is None else value
         return found
+
+
+def _grid(arrays: dict[str, np.ndarray], fields: dict[str, Any]) -> Grid:
+    if "levels" not in arrays:
+        index = arrays.get("group_index")
+        return UniformGrid(scale=arrays["scale"], zero=arrays["zero"], group_index=index, **fields)
+    grid = CodebookGrid(arrays["levels"])
+    if (grid.bits, grid.kind) != (fields["bits"], fields["kind"]) or "scale" in arrays:
+        raise InvalidArgumentError(
+            f"levels must be those of a codebook of {fields['bits']} bits; got {grid!r} on a grid "
+            f"of kind {fields['kind']!r}. Quantise the layer again."
+        )
+    return grid
+
+
+def _correction(arrays: dict[str, np.ndarray]) -> LowRankCorrection | None:
+    sides = [arrays[key] for key in ("correction_left", "correction_right") if key in arrays]
+    if len(sides) == 1:
+        raise InvalidArgumentError(
+            "correction must have a left and a right side; got one. Quantise the layer again."
+        )
+    return LowRankCorrection(*sides) if sides else None
+
+
+def _described(node: h5py.Group | h5py.Dataset, checksum: str) -> tuple[str, dict[str, Any]]:
+    """The encoding, and the attributes beside it and the checksum."""
+    own = {"encoding-type", "encoding-version", checksum}
+    attributes = {key: read_attribute(node, key) for key in attribute_names(node) if key not in own}
+    return require_attribute(node, "encoding-type", str), attributes
 
 
 def open_result(path: str | os.PathLike, *, limits: Limits | None = None) -> ResultReader:

@@ -13,6 +13,7 @@ import numpy as np
 from quiplinalg.arrays import to_numpy
 from quiplinalg.errors import DTypeError, InvalidArgumentError
 from quiplinalg.files.elements import (
+    VERSION,
     checksum,
     make_group,
     set_attributes,
@@ -26,36 +27,39 @@ from quiplinalg.files.result_layout import (
     GRID_SCALARS,
     LAYER_SCALARS,
     PRUNED_SCALARS,
+    REFINED,
     RESERVED,
     layer_checksum,
     layer_objection,
     mask_objection,
     pruned_objection,
 )
+from quiplinalg.grids.codebook import CodebookGrid
 from quiplinalg.grids.packing import pack
 from quiplinalg.pruning.result import Pruned
 from quiplinalg.results import Quantized
 
-__all__ = ["Attributes", "StoredLayer", "stored_layer", "write_layer"]
+__all__ = ["Attributes", "StoredArray", "StoredLayer", "stored_layer", "write_layer"]
 
 Attributes = Mapping[str, str | int | float]
 
 
 @dataclass(frozen=True)
-class StoredLayer:
-    """A layer as it will lie in the file: checked, so that only the disk can fail from here on.
+class StoredArray:
+    """A dataset: its elements, encoding and attributes, but for the checksum."""
 
-    Attributes
-    ----------
-    encoding : str
-    attributes : dict
-    arrays : dict of str to (array, bits)
-        By dataset; bits of packed codes, None for plain arrays.
-    """
+    array: np.ndarray
+    encoding: str
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A layer as it lies in a file: checked and packed, so that only the disk can still fail."""
 
     encoding: str
     attributes: dict[str, Any]
-    arrays: dict[str, tuple[np.ndarray, int | None]]
+    arrays: dict[str, StoredArray]
 
 
 def stored_layer(name: str, layer: Quantized | Pruned, attributes: Attributes) -> StoredLayer:
@@ -86,17 +90,25 @@ def stored_layer(name: str, layer: Quantized | Pruned, attributes: Attributes) -
 
 
 def write_layer(file: h5py.File, name: str, stored: StoredLayer) -> None:
-    """Write a layer below ``layers``."""
-    group = make_group(file["layers"], name.split("/"), stored.encoding)
-    set_attributes(group, **stored.attributes)
-    for key, (array, bits) in stored.arrays.items():
-        if bits is None:
-            write_array(group, key, array, "array", crc32=checksum(array))
-            continue
-        m, n = array.shape
-        packed = pack(array, bits).reshape(-1)
-        write_array(group, key, packed, "packed-codes", crc32=checksum(packed), bits=bits, m=m, n=n)
+    """Write a layer below ``layers``, its parts in name order: equal layers make equal bytes."""
+    refined = stored.attributes.get("refit") is not None or "correction_left" in stored.arrays
+    version = REFINED if refined else VERSION
+    group = make_group(file["layers"], name.split("/"), stored.encoding, version)
+    set_attributes(group, **dict(sorted(stored.attributes.items())))
+    for key, part in sorted(stored.arrays.items()):
+        attributes = dict(sorted(part.attributes.items()))
+        write_array(group, key, part.array, part.encoding, crc32=checksum(part.array), **attributes)
     set_attributes(group, **{CHECKSUM: layer_checksum(name, group, sorted(group))})
+
+
+def _plain(array: np.ndarray) -> StoredArray:
+    return StoredArray(array, "array", {})
+
+
+def _packed(codes: np.ndarray, bits: int) -> StoredArray:
+    m, n = codes.shape
+    packed = pack(codes, bits).reshape(-1)
+    return StoredArray(packed, "packed-codes", {"bits": bits, "m": m, "n": n})
 
 
 def _pruned(name: str, pruned: Pruned, attributes: Attributes) -> StoredLayer:
@@ -104,7 +116,8 @@ def _pruned(name: str, pruned: Pruned, attributes: Attributes) -> StoredLayer:
     dead = np.asarray(pruned.dead, np.int64)
     _refuse(name, pruned_objection(weights, mask, dead))
     fields = {key: getattr(pruned, field) for key, (field, _, _) in PRUNED_SCALARS.items()}
-    arrays = {"weight": (weights, None), "mask": (mask.astype(np.uint8), 1), "dead": (dead, None)}
+    arrays = {"weight": _plain(weights), "dead": _plain(dead)}
+    arrays["mask"] = _packed(mask.astype(np.uint8), 1)
     return StoredLayer("pruned-layer", {**fields, **attributes}, arrays)
 
 
@@ -112,7 +125,13 @@ def _quantized(name: str, quantized: Quantized, attributes: Attributes) -> Store
     grid = quantized.grid
     codes = to_numpy(quantized.codes, "codes", integers=True)
     held = {"dead": quantized.dead, "permutation": quantized.permutation}
-    held |= {"scale": grid.scale, "zero": grid.zero, "group_index": grid.group_index}
+    if isinstance(grid, CodebookGrid):
+        held["levels"] = grid.levels
+    else:
+        held |= {"scale": grid.scale, "zero": grid.zero, "group_index": grid.group_index}
+    correction = quantized.correction
+    if correction is not None:
+        held |= {"correction_left": correction.left, "correction_right": correction.right}
     arrays = {
         key: np.asarray(array, DATASETS[key]) for key, array in held.items() if array is not None
     }
@@ -126,13 +145,13 @@ def _quantized(name: str, quantized: Quantized, attributes: Attributes) -> Store
     if quantized.candidates:
         fields[CANDIDATES] = json.dumps(dict(quantized.candidates))
     mask = None if quantized.mask is None else np.asarray(quantized.mask)
-    problem = layer_objection(codes, grid, arrays.get("permutation"), arrays["dead"])
+    problem = layer_objection(codes, grid, arrays.get("permutation"), arrays["dead"], correction)
     _refuse(name, problem or mask_objection(mask, codes.shape))
 
-    stored: dict[str, tuple[np.ndarray, int | None]] = {"codes": (codes, grid.bits)}
+    stored = {key: _plain(array) for key, array in arrays.items()}
+    stored["codes"] = _plain(codes) if grid.bits is None else _packed(codes, grid.bits)
     if mask is not None:
-        stored["mask"] = (mask.astype(np.uint8), 1)
-    stored |= {key: (array, None) for key, array in arrays.items()}
+        stored["mask"] = _packed(mask.astype(np.uint8), 1)
     return StoredLayer("layer", {**fields, **attributes}, stored)
 
 

@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 
 from quiplinalg.files.elements import attribute_text
+from quiplinalg.grids.codebook import CodebookGrid, Grid
+from quiplinalg.grids.correction import LowRankCorrection
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.pruning.result import Pruned
 from quiplinalg.results import Quantized
@@ -25,6 +27,7 @@ __all__ = [
     "LAYER_SCALARS",
     "PROCESSING_SCALARS",
     "PRUNED_SCALARS",
+    "REFINED",
     "RESERVED",
     "is_processing",
     "layer_checksum",
@@ -43,7 +46,11 @@ DATASETS = {
     "group_index": np.int32,
     "permutation": np.int64,
     "dead": np.int64,
+    "levels": None,
+    "correction_left": np.float16,
+    "correction_right": np.float16,
 }
+REFINED = "2.0"  # version of the layout of a layer with levels, a fit or a correction
 
 
 def _scalar_fields(record: type, prefix: str) -> dict[str, tuple[str, type, bool]]:
@@ -94,7 +101,11 @@ def layer_checksum(name: str, group: h5py.Group, parts: list[str]) -> int:
 
 
 def layer_objection(
-    codes: np.ndarray, grid: UniformGrid, permutation: np.ndarray | None, dead: np.ndarray
+    codes: np.ndarray,
+    grid: Grid,
+    permutation: np.ndarray | None,
+    dead: np.ndarray,
+    correction: LowRankCorrection | None,
 ) -> str | None:
     """The first thing that does not fit in a layer, or None."""
     if codes.ndim != 2 or codes.dtype != grid.code_dtype:
@@ -102,10 +113,13 @@ def layer_objection(
     m, n = codes.shape
     if codes.size and codes.max() > grid.maxq:
         return f"expected codes of at most {grid.maxq:g}; got {codes.max()}"
-    if grid.scale.shape[0] not in (1, m):
-        return f"expected a scale of 1 or {m} rows; got shape {grid.scale.shape}"
-    if grid.group_index is not None and len(grid.group_index) != n:
-        return f"expected a group_index of {n} columns; got {len(grid.group_index)}"
+    if grid.rows != m and (isinstance(grid, CodebookGrid) or grid.rows != 1):
+        return f"expected a grid of 1 or {m} rows, or levels of {m}; got {grid!r}"
+    index = grid.group_index if isinstance(grid, UniformGrid) else None
+    if index is not None and len(index) != n:
+        return f"expected a group_index of {n} columns; got {len(index)}"
+    if correction is not None and correction.shape != (m, n):
+        return f"expected a correction of shape {(m, n)}; got {correction.shape}"
     if permutation is not None and not (
         permutation.ndim == 1 and np.array_equal(np.sort(permutation), np.arange(n))
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quiplinalg.files.result_layer import stored_layer, write_layer
+from quiplinalg.files.result_layer import StoredLayer, stored_layer, write_layer
 from quiplinalg.files.writer import AtomicWriter, written_by
 from quiplinalg.pruning.result import Pruned
 from quiplinalg.results import Quantized
@@ -53,7 +53,10 @@ class ResultWriter(AtomicWriter):
         OSError
             A full or failing disk.
         """
-        stored = stored_layer(name, layer, attributes)  # raises before anything is written
+        self.add_stored(name, stored_layer(name, layer, attributes))
+
+    def add_stored(self, name: str, stored: StoredLayer) -> None:
+        """Add a layer from :meth:`ResultReader.stored`; the bytes are those that `add` makes."""
         self._check_name("layers", name)
         with self._writing("layers", name):
             write_layer(self._file, name, stored)

@@ -8,7 +8,7 @@ import numpy as np
 
 from quiplinalg.parallel import single_blas_thread
 
-__all__ = ["HessianDiagnostics", "diagnose"]
+__all__ = ["HessianDiagnostics", "diagnose", "sample_verdict"]
 
 _DENSE = 512  # up to here all eigenvalues are cheap
 _ENOUGH = 2  # tokens for each live input, below which the small eigenvalues are mostly noise
@@ -114,12 +114,9 @@ def diagnose(
         smallest, largest = _ends(H, n * eps)
     square = float(np.square(H / (diagonal.max(initial=0.0) or 1.0)).sum())
     trace = float(diagonal.sum() / (diagonal.max(initial=0.0) or 1.0))
-    if not count:
-        verdict = "empty"
-    elif rank < live or samples < live:
+    verdict = sample_verdict(samples, live)
+    if count and rank < live:
         verdict = "too few samples"
-    else:
-        verdict = "few samples" if samples < _ENOUGH * live else "ok"
     return HessianDiagnostics(
         n=n,
         count=count,
@@ -133,6 +130,15 @@ def diagnose(
         precision=precision,
         verdict=verdict,
     )
+
+
+def sample_verdict(samples: float, live: int) -> str:
+    """Say whether as many effective tokens are enough for the live inputs, whatever their rank."""
+    if samples <= 0:
+        return "empty"
+    if samples < live:
+        return "too few samples"
+    return "few samples" if samples < _ENOUGH * live else "ok"
 
 
 def _rank(H: np.ndarray, tolerance: float) -> int:

@@ -13,6 +13,8 @@ from quiplinalg.errors import InvalidArgumentError
 
 __all__ = ["Allocation", "allocate", "convex_hull", "hull_curve"]
 
+_MANY = 1 << 14  # parts of choices that are kept
+
 Points = Sequence[tuple[float, float]]  # (size, loss) of each option of a layer
 
 
@@ -27,13 +29,16 @@ class Allocation:
     size, loss : float
         Of all layers.
     bound : float
-        No choice of the same size or less has a loss below it.
+        No choice within the budget has a loss below it.
+    optimal : bool
+        Whether it is known that none has a loss below this one's.
     """
 
     chosen: tuple[int, ...]
     size: float
     loss: float
     bound: float
+    optimal: bool
 
 
 class _Step(NamedTuple):
@@ -58,9 +63,9 @@ def allocate(layers: Sequence[Points], budget: float) -> Allocation:
     -------
     Allocation
         From the smallest options up along the hulls, steepest step first.  That is optimal where
-        the budget is used up after a step.  Elsewhere the room that the next step does not fit
-        into is filled greedily with whatever fits, and the loss is above the optimum by less than
-        the gain of that step.
+        the budget is used up after a step.  Elsewhere the loss is above the optimum by less than
+        the gain of the step that no longer fits; then all choices that may be better are tried,
+        as long as they are few, and the loss is nearly always the least there is.
 
     Raises
     ------
@@ -70,15 +75,20 @@ def allocate(layers: Sequence[Points], budget: float) -> Allocation:
 
     Notes
     -----
-    O(k log k) for k options of all layers, and O(k) for each filling.
+    O(k log k) for k options of all layers, O(k) for each option that fills the room left, and at
+    most O(k) times 2^14 for the choices that may be better.
+
+    Let p be the excess of loss + slope * size of an option over the least of its layer, for the
+    slope of the step that does not fit.  Any choice has the bound, its excesses and slope * (room
+    left) as its loss: only those are tried of which the excesses are below the gap to the bound.
 
     Examples
     --------
-    >>> small, large = [(2, 9.0), (3, 3.0), (4, 1.0)], [(20, 8.0), (30, 2.0), (40, 0.5)]
+    >>> small, large = [(2, 9.0), (3, 3.0), (4, 1.0)], [(20, 8.0), (30, 3.0), (40, 0.5)]
     >>> allocate([small, large], 34)
-    Allocation(chosen=(2, 1), size=34.0, loss=3.0, bound=3.0)
-    >>> allocate([small, large], 32)  # no room for the step of the large layer
-    Allocation(chosen=(2, 0), size=24.0, loss=9.0, bound=4.2)
+    Allocation(chosen=(2, 1), size=34.0, loss=4.0, bound=4.0, optimal=True)
+    >>> allocate([small, large], 33)  # less than the steepest steps take
+    Allocation(chosen=(1, 1), size=33.0, loss=6.0, bound=4.5, optimal=True)
     """
     sizes, losses = _tables(layers)
     every = np.arange(len(layers))
@@ -90,20 +100,22 @@ def allocate(layers: Sequence[Points], budget: float) -> Allocation:
             f"budget must be at least {sizes[every, chosen].sum():g}, which the smallest options "
             f"take; got budget={budget:g}. Raise it."
         )
-    slack = 0.0
+    slope = 0.0  # of the first step that does not fit
     for step in _steps(layers, hulls):
         cost = sizes[step.layer, step.option] - sizes[step.layer, chosen[step.layer]]
         if cost > room:
-            slack = step.slope * room
+            slope = step.slope
             break
         chosen[step.layer] = step.option
         room -= cost
-    bound = losses[every, chosen].sum() - slack
-    _fill(sizes, losses, chosen, room)
+    bound, optimal = losses[every, chosen].sum() - slope * room, True
+    if slope > 0 and room > 0:
+        _fill(sizes, losses, chosen, room)
+        chosen, optimal = _improve(sizes, losses, budget, slope, bound, chosen)
     loss = losses[every, chosen].sum()
     return Allocation(
         tuple(map(int, chosen)), float(sizes[every, chosen].sum()), float(loss),
-        float(min(bound, loss)),
+        float(min(bound, loss)), optimal,
     )  # fmt: skip
 
 
@@ -172,6 +184,57 @@ def _fill(sizes: np.ndarray, losses: np.ndarray, chosen: np.ndarray, room: float
             return
         room -= cost[layer, option]
         chosen[layer] = option
+
+
+def _improve(
+    sizes: np.ndarray,
+    losses: np.ndarray,
+    budget: float,
+    slope: float,
+    bound: float,
+    known: np.ndarray,
+) -> tuple[np.ndarray, bool]:
+    """Return the best choice of all, and True; or the best that was found, where they are many.
+
+    Layer by layer, of the parts of a choice those are kept which another with no more size and no
+    more loss does not make useless, and which can still be better than the known choice.
+    """
+    every = np.arange(len(sizes))
+    score = losses + slope * sizes
+    excess = score - score.min(axis=1, keepdims=True)
+    gap = losses[every, known].sum() - bound
+    best = excess.argmin(axis=1)
+    open_layers = np.flatnonzero((excess < gap).sum(axis=1) > 1)
+    closed = np.setdiff1d(every, open_layers)
+    room = budget - sizes[closed, best[closed]].sum()
+    least = sizes[open_layers].min(axis=1, initial=np.inf)
+    ahead = least.sum() - np.cumsum(least)  # what the layers after each take at least
+    size, loss, above = np.zeros((3, 1))
+    chosen = np.empty((1, 0), np.intp)
+    optimal = True
+    for k, layer in enumerate(open_layers):
+        options = np.flatnonzero(excess[layer] < gap)
+        size, loss, above = (
+            np.add.outer(part, table[layer, options]).ravel()
+            for part, table in ((size, sizes), (loss, losses), (above, excess))
+        )
+        before = np.repeat(np.arange(len(chosen)), len(options))
+        option = np.tile(options, len(chosen))
+        order = np.lexsort((loss, size))
+        order = order[(above[order] < gap) & (size[order] <= room - ahead[k])]
+        least_before = np.minimum.accumulate(np.concatenate([[np.inf], loss[order]]))[:-1]
+        order = order[loss[order] < least_before]
+        if len(order) > _MANY:
+            optimal = False
+            order = np.sort(order[np.argpartition(above[order], _MANY)[:_MANY]])
+        size, loss, above = size[order], loss[order], above[order]
+        chosen = np.column_stack([chosen[before[order]], option[order]])
+    if not len(chosen):
+        return known, optimal
+    found = best.copy()
+    found[open_layers] = chosen[np.argmin(loss)]
+    better = losses[every, found].sum() < losses[every, known].sum()
+    return (found if better else known), optimal
 
 
 def hull_curve(layers: Sequence[Points]) -> list[tuple[float, float]]:

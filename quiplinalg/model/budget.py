@@ -85,8 +85,8 @@ class Budget:
         remedies = ["fewer jobs"] * (self.jobs > 1) + ["more memory"]
         if not on_tiles:
             remedies.append(
-                "method ldlq or gptq without refine and in natural or act order, which can keep "
-                "the factor on disk"
+                "method ldlq or gptq without refine, refit and rank and in natural or act order, "
+                "which can keep the factor on disk"
             )
         raise InsufficientMemoryError(
             f"max_memory must hold every layer; got {self.source}, which leaves {size(self.share)} "
@@ -100,7 +100,7 @@ def can_use_tiles(options: LayerOptions) -> bool:
     return (
         options.method in ("ldlq", "gptq")
         and options.keywords["order"] in ("natural", "act")
-        and options.refine == 0
+        and options.rounds_only
     )
 
 

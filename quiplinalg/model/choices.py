@@ -16,7 +16,7 @@ from quiplinalg.model.size_target import SizeTarget, byte_count
 
 __all__ = ["FILE", "METHODS", "OPTIONS", "RULE", "SETTINGS", "Option"]
 
-METHODS = ("nearest", "gptq", "ldlq", "obq", "kbest", "quip", "safe")
+METHODS = ("nearest", "gptq", "ldlq", "obq", "kbest", "lnq", "quip", "safe")
 
 
 def _switch(given: Any) -> bool:
@@ -80,7 +80,7 @@ _EXPECTED: dict[Callable[[Any], Any], str] = {
     _globs: 'a list of globs, as ["model.*"]',
     byte_count: 'a number of bytes, or a text as "8 GB"',
     _widths: "a whole number, or several to choose from, as 2,3,4 ([2, 3, 4] in a file)",
-    SizeTarget.of: 'bits a weight on average, as 2.5, or bytes, as "3 GB"',
+    SizeTarget.of: 'bits a weight, 64 at most, as 2.5, or bytes, as "3 GB"',
 }
 _FROM_TEXT: dict[Callable[[Any], Any], Callable[[str], Any]] = {
     _whole: int,
@@ -159,8 +159,12 @@ OPTIONS = {
     "rho": Option(_number, ("search", "table"), "table"),
     "k": Option(_whole),
     "outliers_first": Option(_switch),
+    "rounds": Option(_whole, ("all",), "all"),
+    "level_dtype": Option(_word, ("float16", "float32", "float64")),
     "c": Option(_number),
     "refine": Option(_whole, ("all",), "all"),
+    "refit": Option(_word, ("scale", "both", "none"), "none"),
+    "rank": Option(_whole),
     "order": Option(_word, ("natural", "act", "min-pivot", "greedy")),
     "damp": Option(_number, ("auto",)),
     "rounding": Option(_word, ("nearest", "stochastic")),

@@ -8,17 +8,15 @@ to their energies more or less: the ratios on those rows carry over to the layer
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from quiplinalg.grids.apply import dequantize
+from quiplinalg.grids.apply import rounded_to_nearest
 from quiplinalg.grids.search import work_matrix
-from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.parallel import run_all, single_blas_thread
 from quiplinalg.results import Quantized
-from quiplinalg.rounding.nearest import nearest
 
 __all__ = ["Comparison", "column_blocks", "compare", "quadratic_forms"]
 
@@ -74,6 +72,8 @@ def compare(W: Any, blocks: Blocks, quantized: Quantized, rows: int | None) -> C
         quantized.method == "nearest"
         and quantized.rounding == "nearest"
         and not quantized.passes
+        and quantized.refit is None
+        and quantized.correction is None
         and quantized.processing is None
     )
     ours, other = _errors(W, quantized, chosen, part, not everything, not plain)
@@ -101,19 +101,13 @@ def _errors(
     """The errors of the result, and of nearest, in the chosen rows; None where not wanted."""
     kind, processing = part.dtype, quantized.processing
     if processing is None:
-        grid = _rows(quantized.grid, chosen)
-        mine = dequantize(quantized.codes[chosen], grid, kind) - part if ours else None
-        other = nearest(part, grid=grid).__array__(kind) - part if others else None
+        some = quantized.of_rows(chosen)
+        mine = some.__array__(kind) - part if ours else None
+        other = rounded_to_nearest(part, some.grid) - part if others else None
         return mine, other
     mine = quantized.__array__(kind)[chosen] - part if ours else None
-    rounded = nearest(processing.weight(work_matrix(W)), grid=quantized.grid).__array__(kind)
+    rounded = rounded_to_nearest(processing.weight(work_matrix(W)), quantized.grid)
     return mine, processing.undo(rounded)[chosen] - part
-
-
-def _rows(grid: UniformGrid, chosen: np.ndarray) -> UniformGrid:
-    if grid.scale.shape[0] == 1:
-        return grid
-    return replace(grid, scale=grid.scale[chosen], zero=grid.zero[chosen])
 
 
 def column_blocks(H: np.ndarray, dtype: np.dtype) -> Iterator[tuple[slice, np.ndarray]]:

@@ -14,26 +14,28 @@ import time
 import traceback
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from quiplinalg.errors import QuipLinalgError
 from quiplinalg.files.image import layer_image
 from quiplinalg.files.problem import open_problem
+from quiplinalg.kernels.record import select
 from quiplinalg.model.comparison import column_blocks, compare
 from quiplinalg.model.options import LayerOptions
 from quiplinalg.model.run_directory import write_shard
 from quiplinalg.parallel import num_threads
-from quiplinalg.rounding.out_of_core import round_out_of_core
+from quiplinalg.rounding.out_of_core import OutOfCoreHessian
 from quiplinalg.rounding.prepared import PreparedHessian, prepare
 
 if TYPE_CHECKING:
     from quiplinalg.files.problem import ProblemReader
     from quiplinalg.results import Quantized
 
-__all__ = ["run_task"]
+__all__ = ["names", "run_task"]
 
 Facts = dict[str, Any]
 
@@ -45,9 +47,9 @@ def run_task(task: dict[str, Any]) -> list[Facts]:
     ----------
     task : dict
         ``source`` and ``run``, the paths of the problem file and of the run directory; ``layers``,
-        a list of {``name``, ``options`` (of `LayerOptions.to_json`), ``path`` ("memory" or
-        "tiles")}; ``threads`` or None; ``memory``, bytes for a layer on tiles; ``rows`` to compare
-        on, or None for all.
+        a list of {``name``, ``key`` (of the record), ``options`` (of `LayerOptions.to_json`),
+        ``path`` ("memory" or "tiles")}; ``threads`` or None; ``memory``, bytes for a layer on
+        tiles; ``rows`` to compare on, or None for all.
 
     Returns
     -------
@@ -58,31 +60,46 @@ def run_task(task: dict[str, Any]) -> list[Facts]:
     threads = task["threads"]
     with nullcontext() if threads is None else num_threads(threads):
         try:
-            problem = open_problem(task["source"])
+            wanted = [each["name"] for each in task["layers"]]  # of thousands, perhaps
+            problem = open_problem(task["source"], names=wanted)
         except (QuipLinalgError, OSError) as error:
-            return [{"layer": each["name"]} | _failure(error) for each in task["layers"]]
-        with problem:
-            return _Task(task, problem).run()
+            return [names(each) | _failure(error) for each in task["layers"]]
+        with problem, _Task(task, problem) as work:
+            return work.run()
+
+
+def names(layer: Facts) -> Facts:
+    """Return what the facts about a layer of a task begin with.
+
+    Parameters
+    ----------
+    layer : dict
+        With "name" and "key".
+    """
+    same = layer["key"] == layer["name"]
+    return {"layer": layer["name"]} | ({} if same else {"key": layer["key"]})
 
 
 class _Task:
-    """What the layers of a task share: the file, the Hessian, and its factor."""
+    """What the layers of a task share: the file, a weight, the Hessian, and its factor."""
 
     def __init__(self, task: dict[str, Any], problem: ProblemReader):
         self.task, self.problem = task, problem
+        self.weight: tuple[str, np.ndarray, list[str]] | None = None  # by name, with the digests
         self.hessian: tuple[str, np.ndarray] | None = None  # by key
         self.prepared: tuple[Any, PreparedHessian] | None = None  # by what it depends on
+        self.tiles: tuple[Any, OutOfCoreHessian] | None = None  # likewise
         self.options = [LayerOptions.from_json(each["options"]) for each in task["layers"]]
 
     def run(self) -> list[Facts]:
         found = []
         for index in range(len(self.options)):
-            name = self.task["layers"][index]["name"]
-            facts: Facts = {"layer": name}
+            layer = self.task["layers"][index]
+            facts = names(layer)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 try:
-                    facts |= self._layer(index, name)
+                    facts |= self._layer(index, layer["name"])
                 except Exception as error:  # a layer that fails, of whatever, leaves the others
                     facts |= _failure(error)
             facts["warnings"] = [str(each.message) for each in caught]
@@ -94,13 +111,16 @@ class _Task:
         info = problem.info(name)
         _check_space(task["run"], info.shape, options.bits)
         before = os.stat(task["source"])
-        inputs = list(problem.digests(name))
-        W = problem.weight(name)
+        W, inputs = self._read_weight(name)
         tiles = task["layers"][index]["path"] == "tiles"
         _load(options, W.dtype == np.float64, info.hessian_dtype == np.float64)
         started = time.perf_counter()
         if tiles:
             q, blocks = self._on_tiles(name, W, options)
+        elif info.storage == "diagonal":
+            h = problem.diagonal(name)
+            q = options.quantize(name, W, h)
+            blocks = [(slice(None), h.astype(_work_dtype(W)))]
         else:
             H = self._read_hessian(info.hessian_key, name)
             q = options.quantize(name, W, self._factored(index, info.hessian_key, H))
@@ -124,8 +144,15 @@ class _Task:
             "path": task["layers"][index]["path"],
             "seconds": seconds,
             "inputs": inputs,
-            "shard": write_shard(task["run"], name, image),
+            "shard": write_shard(task["run"], task["layers"][index]["key"], image),
         }
+
+    def _read_weight(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """The weight of a layer and the digests of its inputs, read once for all its widths."""
+        if self.weight is None or self.weight[0] != name:
+            self.weight = None
+            self.weight = (name, self.problem.weight(name), list(self.problem.digests(name)))
+        return self.weight[1:]
 
     def _read_hessian(self, key: str, name: str) -> np.ndarray:
         """The Hessian of a layer, read once for those that share it."""
@@ -149,15 +176,30 @@ class _Task:
     def _on_tiles(self, name: str, W: np.ndarray, options: LayerOptions) -> tuple[Quantized, Any]:
         source = self.problem.hessian_source(name)
         memory = self.task["memory"] - W.nbytes
-        q = round_out_of_core(
-            W,
-            source,
-            options.method,
-            options.keywords_for(name),
-            scratch=os.path.join(self.task["run"], "shards"),
-            memory=memory,
-        )
+        wanted = (name, options.shared_factor)
+        if self.tiles is None or self.tiles[0] != wanted:
+            self.close()
+            assert options.shared_factor is not None  # of every method that can use tiles
+            order, damp = options.shared_factor
+            scratch = os.path.join(self.task["run"], "shards")
+            factored = OutOfCoreHessian(
+                source, order, damp, select(), scratch=scratch, memory=memory
+            )
+            self.tiles = (wanted, factored)
+        q = options.quantize(name, W, self.tiles[1])
         return q, source.column_blocks(_work_dtype(W), memory // 4)
+
+    def close(self) -> None:
+        """Give the tiles on the disk back."""
+        if self.tiles is not None:
+            self.tiles[1].close()
+            self.tiles = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def _work_dtype(W: np.ndarray) -> np.dtype:
@@ -183,7 +225,8 @@ def _warm(options: str, wide_weight: bool, wide_hessian: bool) -> None:
     W, H = (
         np.eye(4, dtype=np.float64 if wide else np.float32) for wide in (wide_weight, wide_hessian)
     )
-    LayerOptions.from_json(json.loads(options)).quantize("", W, H)
+    chosen = LayerOptions.from_json(json.loads(options))
+    replace(chosen, rank=min(chosen.rank, 1)).quantize("", W, H)
 
 
 def _load(options: LayerOptions, wide_weight: bool, wide_hessian: bool) -> None:

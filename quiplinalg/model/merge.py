@@ -33,7 +33,7 @@ def check_output(run: RunDirectory, target: str | os.PathLike, overwrite: bool =
 def merge(
     run: RunDirectory,
     target: str | os.PathLike,
-    names: Iterable[str] | None = None,
+    keys: Iterable[str] | None = None,
     overwrite: bool = False,
 ) -> int:
     """Put the layers that are done into one result file; the shards stay.
@@ -45,8 +45,8 @@ def merge(
     run : RunDirectory
     target : path
         The result file; it appears, or is replaced, when all is written.
-    names : iterable of str, optional
-        Which layers; default: all that are done.
+    keys : iterable of str, optional
+        Which layers, each once; default: all that are done.
     overwrite : bool
         Replace a ``target`` that this run has not made.
 
@@ -66,16 +66,16 @@ def merge(
 
     Notes
     -----
-    In memory at a time: the largest layer, packed and unpacked.
+    In memory at a time: the largest layer, packed, twice.
     """
     place = check_output(run, target, overwrite)
     replaced = overwrite or place.exists()
     merged = run.path / "merged.h5"
     with ResultWriter(merged, overwrite=True) as writer:
-        for name in sorted(run.done if names is None else names):
-            with open_image(run.read_shard(name), name) as shard:
-                layer = shard.pruned(name) if shard.kind(name) == "pruned" else shard.layer(name)
-                writer.add(name, layer, **shard.attributes(name))
+        chosen = run.done if keys is None else keys
+        for name, key in sorted((run.done[key]["layer"], key) for key in chosen):
+            with open_image(run.read_shard(key), key) as shard:
+                writer.add_stored(name, shard.stored(name))
     known = [each for each in _own(run) if each == _identity(place)]
     write_new(_note(run), json.dumps([*known, _identity(merged)]).encode())
     size = merged.stat().st_size

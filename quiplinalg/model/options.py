@@ -16,7 +16,9 @@ from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.incoherence.draws import check_seed
 from quiplinalg.model.choices import METHODS, OPTIONS
 from quiplinalg.rounding.descent import descend
+from quiplinalg.rounding.low_rank import low_rank_correction
 from quiplinalg.rounding.options import check_passes
+from quiplinalg.rounding.refit import refit
 
 if TYPE_CHECKING:
     from quiplinalg.results import Quantized
@@ -31,7 +33,10 @@ __all__ = [
 ]
 
 _DEFAULT_METHOD = "ldlq"
-_SHARING = ("gptq", "ldlq")  # that round with a factor of H in a common order
+_SHARING = ("gptq", "ldlq", "lnq")  # that round with a factor of H in a common order
+_AFTER: dict[str, Any] = {"refine": 0, "refit": None, "rank": 0}  # what follows the function
+# a code that moves may leave the range that safe keeps; lnq has its own descent, and fits levels
+_WITHOUT = {"safe": ("refine",), "lnq": ("refine", "refit")}
 _IDLE = {"nearest": ("static_groups", "order", "damp")}  # taken, though they change nothing
 
 
@@ -42,19 +47,25 @@ class LayerOptions:
     Attributes
     ----------
     method : str
-        The function: "nearest", "gptq", "ldlq", "obq", "kbest", "quip" or "safe".
+        The function: "nearest", "gptq", "ldlq", "obq", "kbest", "lnq", "quip" or "safe".
     keywords : dict
         All the keywords of the function that are options, as it takes them.
     refine : int or None
         Passes of `descend` after it; None: until nothing changes.  Always 0 for quip, which has
         them among its keywords.
-    widths: tuple of int
+    refit : str or None
+        What `refit` fits to the codes then: "scale" or "both".
+    rank : int
+        Of the `low_rank_correction` that comes last; 0: none.
+    widths : tuple of int
         Where the bits are to be chosen, all that they may be; ``keywords`` has the least.
     """
 
     method: str
     keywords: dict[str, Any]
     refine: int | None = 0
+    refit: str | None = None
+    rank: int = 0
     widths: tuple[int, ...] = ()
 
     def at_each_width(self) -> list[LayerOptions]:
@@ -75,6 +86,11 @@ class LayerOptions:
     def clip(self) -> str | None:
         """How the range was found; None for quip, which does not clip."""
         return self.keywords.get("clip")
+
+    @property
+    def rounds_only(self) -> bool:
+        """Whether nothing follows the function of the method."""
+        return self.refine == 0 and self.refit is None and self.rank == 0
 
     @property
     def shared_factor(self) -> tuple[str, float | str] | None:
@@ -109,15 +125,19 @@ class LayerOptions:
             Prepared by `shared_factor`, where this is not None.
         """
         q = _function(self.method)(W, H, **self.keywords_for(name))
-        if self.refine == 0:
+        if self.rounds_only:
             return q
-        # a PreparedHessian has the array that it was made of
-        return descend(W, getattr(H, "hessian", H), q, passes=self.refine)
+        hessian = getattr(H, "hessian", H)  # a PreparedHessian has the array that it was made of
+        if self.refine != 0:
+            q = descend(W, hessian, q, passes=self.refine)
+        if self.refit is not None:
+            q = refit(W, hessian, q, fit=self.refit)
+        return low_rank_correction(W, hessian, q, self.rank) if self.rank else q
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a flat dictionary of JSON: the method and every option of it."""
-        refine = {} if "refine" in self.keywords else {"refine": self.refine}
-        return {"method": self.method} | self.keywords | refine
+        after = {key: getattr(self, key) for key in _AFTER if key not in self.keywords}
+        return {"method": self.method} | self.keywords | after
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LayerOptions:
@@ -129,7 +149,7 @@ class LayerOptions:
         """
         keywords = dict(data)
         method = keywords.pop("method")
-        return cls(method, keywords, _passes_apart(method, keywords))
+        return cls(method, keywords, **_apart(method, keywords))
 
 
 def is_plain_nearest(options: LayerOptions) -> bool:
@@ -139,7 +159,7 @@ def is_plain_nearest(options: LayerOptions) -> bool:
     ----------
     options : LayerOptions
     """
-    return options.method == "nearest" and options.refine == 0
+    return options.method == "nearest" and options.rounds_only
 
 
 def layer_seed(seed: int, name: str) -> int:
@@ -177,7 +197,7 @@ def resolve(given: Mapping[str, Any], spell: Callable[[str], str] = str) -> Laye
     --------
     >>> resolve({"method": "kbest", "bits": 3, "refine": "all"})
     LayerOptions(method='kbest', keywords={'bits': 3, 'k': 8, 'group_size': None, 'sym': False,
-    'clip': 'mse', 'order': 'act', 'damp': 0.01}, refine=None)
+    'clip': 'mse', 'order': 'act', 'damp': 0.01}, refine=None, refit=None, rank=0, widths=())
     """
     values = {key: check_option(key, value) for key, value in given.items()}
     method = values.pop("method", _DEFAULT_METHOD)
@@ -200,7 +220,7 @@ def resolve(given: Mapping[str, Any], spell: Callable[[str], str] = str) -> Laye
     widths = bits if isinstance(bits, tuple) else ()
     if widths:
         keywords["bits"] = widths[0]
-    options = LayerOptions(method, keywords, _passes_apart(method, keywords), widths)
+    options = LayerOptions(method, keywords, **_apart(method, keywords), widths=widths)
     for each in options.at_each_width():
         _check(each)
     return options
@@ -256,19 +276,24 @@ def _defaults(method: str) -> dict[str, Any]:
     found = {each.name: each.default for each in parameters if each.name in OPTIONS}
     if "rescale" in found:
         found["rescale"] = "mean"  # which is what True is
-    if method != "safe":  # a code that moves may leave the range that safe keeps
-        found.setdefault("refine", 0)
-    return found
+    after = {key: value for key, value in _AFTER.items() if key not in _WITHOUT.get(method, ())}
+    return after | found
 
 
-def _passes_apart(method: str, keywords: dict[str, Any]) -> int | None:
-    """Take the passes of descent out of the keywords, but for the method that has them."""
-    return 0 if method == "quip" else keywords.pop("refine", 0)
+def _apart(method: str, keywords: dict[str, Any]) -> dict[str, Any]:
+    """Take what follows the function out of its keywords: but for quip the passes of descent."""
+    own = ("refine",) if method == "quip" else ()
+    return {key: keywords.pop(key, value) for key, value in _AFTER.items() if key not in own}
 
 
 def _check(options: LayerOptions) -> None:
     """Raise for a wrong value: the function itself judges them, on a layer of one row."""
     check_passes(options.refine, "refine")
+    if options.rank < 0:
+        raise InvalidArgumentError(
+            f"rank must be a whole number of at least 0; got rank={options.rank}. 0 corrects "
+            "nothing."
+        )
     if options.keywords.get("seed") is not None:
         check_seed(options.keywords["seed"])
     _function(options.method)(np.ones((1, 4)), np.eye(4), **options.keywords, backend="generic")

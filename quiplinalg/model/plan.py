@@ -270,8 +270,8 @@ def _name(layer: LayerPlan) -> str:
 def _split(task: Task, most: float) -> Iterator[Task]:
     """Yield parts of about equal length, as many as the factor allows or ``most`` flops ask for.
 
-    A layer is in one part at all its widths, and these do not make for more parts: a Hessian is
-    factored as often as for one width.
+    A layer is in one part at all its widths, from one factor, and these do not make for more parts
+    than one width does.
     """
     layers = [tuple(same) for _, same in groupby(task.layers, _name)]
     factor = factor_flops(task.layers[0].options, task.layers[0].shape[1])

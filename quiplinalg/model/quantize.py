@@ -23,6 +23,7 @@ def quantize_model(
     jobs: int | None = None,
     threads: int | None = None,
     max_memory: int | str | None = None,
+    budget: float | str | None = None,
     overwrite: bool | None = None,
     resume: bool = False,
     retry_failed: bool = False,
@@ -55,6 +56,11 @@ def quantize_model(
     max_memory : int or str, optional
         Bytes for all jobs together, or as "8 GB".  Layers that do not fit are worked on in tiles
         on the disk, where their method can.  Default: nine tenths of what is available.
+    budget : float or str, optional
+        How much the result may take, with ``bits`` several, as (2, 3, 4): bits a weight on average,
+        or bytes as "3 GB"; codes, scales and all else.  Every layer is done at every width, from
+        one factor of its Hessian, and the widths are chosen by the losses, each times the
+        sensitivity of its layer in the file.
     overwrite : bool, optional
         Replace an existing ``target``, at the end.
     resume : bool
@@ -108,7 +114,7 @@ def quantize_model(
     """
     settings = {
         "include": include, "exclude": exclude, "jobs": jobs, "threads": threads,
-        "max_memory": max_memory, "overwrite": overwrite,
+        "max_memory": max_memory, "budget": budget, "overwrite": overwrite,
     }  # fmt: skip
     given = {key: value for key, value in settings.items() if value is not None}
     return run_model(

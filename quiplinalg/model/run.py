@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,61 +13,22 @@ from quiplinalg.files.atomic import check_target
 from quiplinalg.files.problem import ProblemReader, open_problem
 from quiplinalg.model import executors
 from quiplinalg.model.inputs import stamp
-from quiplinalg.model.layer import run_task
+from quiplinalg.model.layer import names, run_task
 from quiplinalg.model.merge import check_output, merge
+from quiplinalg.model.outcome import Facts, ModelRun
 from quiplinalg.model.plan import Plan, make_plan
 from quiplinalg.model.policy import Policy
+from quiplinalg.model.rates import BitPlan, check_budget, measured_rates
 from quiplinalg.model.resume import check_inputs, open_run
-from quiplinalg.model.run_directory import RunDirectory
+from quiplinalg.model.run_directory import RunDirectory, key_of
 from quiplinalg.model.runner import run_tasks
 from quiplinalg.model.selection import select_layers
+from quiplinalg.model.size_target import SizeTarget
 
 __all__ = ["COMPARED_ROWS", "Listener", "ModelRun", "plan_model", "run_model"]
 
 COMPARED_ROWS = 128
-Facts = dict[str, Any]
 Listener = Callable[[str, Facts], None]
-
-
-@dataclass(frozen=True)
-class ModelRun:
-    """What became of each layer.
-
-    Attributes
-    ----------
-    output : str or None
-        The result file; None where no layer could be done.
-    done : list of dict
-        Facts about each layer in it, in name order: "layer", "shape", "bits", "loss", ...
-    failed : dict of str to str
-        The error of each layer that is not in it.
-    skipped : list of str
-        Layers that the policy leaves as they are.
-    resumed : int
-        How many of ``done`` an earlier run had finished.
-    seconds : float
-        Of this run.
-    run_directory : str or None
-        What is kept to go on from, where layers failed.
-    """
-
-    output: str | None
-    done: list[Facts] = field(repr=False)
-    failed: dict[str, str]
-    skipped: list[str]
-    resumed: int
-    seconds: float
-    run_directory: str | None
-
-    def __repr__(self) -> str:
-        parts = [f"{len(self.done)} layers done"]
-        if self.resumed:
-            parts.append(f"{self.resumed} of them before")
-        if self.failed:
-            parts.append(f"{len(self.failed)} FAILED: {', '.join(self.failed)}")
-        if self.skipped:
-            parts.append(f"{len(self.skipped)} skipped")
-        return f"ModelRun({self.output!r}, {', '.join(parts)}, {self.seconds:.1f} s)"
 
 
 def run_model(
@@ -79,11 +39,18 @@ def run_model(
     resume: bool = False,
     retry_failed: bool = False,
     restart: bool = False,
+    measure: bool = False,
     compare_rows: int | None = COMPARED_ROWS,
     workers: executors.Workers | None = None,
     listener: Listener | None = None,
 ) -> ModelRun:
-    """Round the layers of a problem file as a policy says; see `quantize_model`."""
+    """Round the layers of a problem file as a policy says; see `quantize_model`.
+
+    Parameters
+    ----------
+    measure : bool
+        Do every layer at every width, choose, and keep all that for a run with ``resume``.
+    """
     say = listener or (lambda event, facts: None)
     path = Path(os.path.realpath(target))
     where = path.with_name(path.name + ".run")
@@ -91,12 +58,15 @@ def run_model(
     jobs, threads = policy.settings.get("jobs", 1), policy.settings.get("threads")
     going_on = retry_failed or (resume and (where / "plan.json").exists())
     _check_apart(source, target)
-    check_target(path, overwrite or going_on)
+    check_target(path, overwrite or going_on or measure)
     with open_problem(source):  # it is there, and a problem file
         now = stamp(source)
     plan, broken = plan_model(source, policy, say, path.parent)
+    budget = policy.settings.get("budget")
+    check_budget(plan, budget, measure)
     with open_run(where, plan, now, going_on, retry_failed, restart, say) as directory:
-        check_output(directory, path, overwrite)
+        if not measure:
+            check_output(directory, path, overwrite)
         run = _Run(os.path.realpath(source), directory, plan, compare_rows, threads, say)
         try:
             run.work(broken, retry_failed, workers or _own(jobs, threads))
@@ -104,7 +74,7 @@ def run_model(
             if not directory.done:  # nothing to go on from
                 directory.remove()
             raise
-        return run.finish(path, overwrite, now)
+        return run.measured(budget, now) if measure else run.finish(path, overwrite, now, budget)
 
 
 def _own(jobs: int, threads: int | None) -> executors.Workers:
@@ -169,9 +139,10 @@ class _Run:
     ):
         self.source, self.directory, self.plan = source, directory, plan
         self.rows, self.threads, self.say = rows, threads, say
+        self._layers = plan.layers
         self.started = time.perf_counter()
         self.before = len(directory.done)
-        self.failed = {name: facts["error"] for name, facts in directory.failed.items()}
+        self.failed = dict(directory.failed)
 
     def work(self, broken: dict[str, str], again: bool, workers: executors.Workers) -> None:
         """Do every layer that is neither done nor, unless ``again``, failed."""
@@ -180,13 +151,14 @@ class _Run:
         tasks = [
             self._task(left, task.memory)
             for task in plan.tasks
-            if (left := [layer for layer in task.layers if layer.name not in settled])
+            if (left := [layer for layer in task.layers if layer.key not in settled])
         ]
-        layers = plan.layers
+        layers = self._layers
         self.say(
             "start",
             {
-                "layers": len(layers) + len(broken),
+                "layers": len({layer.name for layer in layers.values()}) + len(broken),
+                "roundings": len(layers) + len(broken),
                 "resumed": len(directory.done),
                 "flops": sum(layer.flops for layer in layers.values()),
                 "flops_done": sum(layers[name].flops for name in settled if name in layers),
@@ -210,51 +182,97 @@ class _Run:
             "memory": memory,
             "rows": self.rows,
             "layers": [
-                {"name": each.name, "options": each.options.to_json(), "path": each.path}
+                {
+                    "name": each.name,
+                    "key": each.key,
+                    "options": each.options.to_json(),
+                    "path": each.path,
+                }
                 for each in layers
             ],
         }
 
     def _settle(self, facts: Facts) -> None:
         """Record what became of a layer, and only then say so."""
-        name = facts["layer"]
+        key = key_of(facts)
         try:
             self.directory.record(facts)
         except (OSError, QuipLinalgError) as error:
             if "error" not in facts:
-                facts = {"layer": name, "error": f"it could not be recorded: {error}"}
-        self.failed.pop(name, None)
+                names = {name: facts[name] for name in ("layer", "key") if name in facts}
+                facts = names | {"error": f"it could not be recorded: {error}"}
+        self.failed.pop(key, None)
         if "error" in facts:
-            self.failed[name] = facts["error"]
-        planned = self.plan.layers.get(name)
+            self.failed[key] = facts
+        planned = self._layers.get(key)
         cost = 0.0 if planned is None else planned.flops
         self.say("layer_failed" if "error" in facts else "layer", facts | {"flops": cost})
 
-    def finish(self, target: Path, overwrite: bool, before: dict[str, int]) -> ModelRun:
-        """Make the result file of all layers that are done."""
+    def measured(self, budget: SizeTarget | None, before: dict[str, int]) -> ModelRun:
+        """Choose the widths of the layers that are done at each, and keep everything."""
         directory = self.directory
-        names = sorted(directory.done)
-        if stamp(self.source) != before:
-            check_inputs(self.source, directory.done, directory.path)
-        done = [directory.done[name] for name in names]
+        self._check_inputs(before)
+        if not directory.done:
+            directory.remove()
+            return self._report(None, [], None, None)
+        done = sorted(directory.done.values(), key=lambda facts: (facts["layer"], facts["bits"]))
+        return self._report(None, done, str(directory.path), self._choose(budget))
+
+    def finish(
+        self, target: Path, overwrite: bool, before: dict[str, int], budget: SizeTarget | None
+    ) -> ModelRun:
+        """Make the result file of all layers that are done, each at the width chosen for it."""
+        directory = self.directory
+        self._check_inputs(before)
+        bits = self._choose(budget) if self.plan.mixed else None
+        keys = sorted(directory.done) if bits is None else bits.keys()
+        done = [directory.done[key] for key in keys]
         if done:
             try:
-                merge(directory, target, names, overwrite)
+                merge(directory, target, keys, overwrite)
             except OSError as error:
                 raise QuipLinalgError(
                     f"{str(target)!r} could not be written ({error}). All {len(done)} layers are "
                     f"kept in {str(directory.path)!r}: mend that, then --resume"
                 ) from error
-        if not self.failed or not done:
+        kept = bool(self.failed and directory.done)
+        if not kept:
             directory.remove()
+        output = str(target) if done else None
+        return self._report(output, done, str(directory.path) if kept else None, bits)
+
+    def _check_inputs(self, before: dict[str, int]) -> None:
+        if stamp(self.source) != before:
+            check_inputs(self.source, self.directory.done, self.directory.path)
+
+    def _choose(self, budget: SizeTarget | None) -> BitPlan:
+        """The widths of the layers of which no width failed, and so none is missing."""
+        failed = {facts["layer"] for facts in self.failed.values()}
+        whole = [facts for facts in self.directory.done.values() if facts["layer"] not in failed]
+        sensitivities = {layer.name: layer.sensitivity for layer in self._layers.values()}
+        try:
+            return BitPlan.of(measured_rates(whole, sensitivities), budget)
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(
+                f"{error} What was measured is kept in {str(self.directory.path)!r}: with --resume "
+                "nothing is computed again."
+            ) from None
+
+    def _report(
+        self, output: str | None, done: list[Facts], kept: str | None, bits: BitPlan | None
+    ) -> ModelRun:
+        failed: dict[str, str] = {}
+        for key in sorted(self.failed):
+            failed.setdefault(self.failed[key]["layer"], self.failed[key]["error"])
         return ModelRun(
-            output=str(target) if done else None,
+            output=output,
             done=done,
-            failed=dict(sorted(self.failed.items())),
+            failed=dict(sorted(failed.items())),
             skipped=list(self.plan.skipped),
             resumed=self.before,
             seconds=time.perf_counter() - self.started,
-            run_directory=str(directory.path) if self.failed and done else None,
+            run_directory=kept,
+            bits=bits,
         )
 
 
@@ -265,4 +283,4 @@ def _each(task: Facts, outcome: Any) -> list[Facts]:
     error = str(outcome)
     if not isinstance(outcome, QuipLinalgError):
         error = f"{type(outcome).__name__}: {error}"
-    return [{"layer": each["name"], "error": error, "warnings": []} for each in task["layers"]]
+    return [names(each) | {"error": error, "warnings": []} for each in task["layers"]]

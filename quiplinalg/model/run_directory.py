@@ -6,11 +6,13 @@
     holder            who that is, for people
     plan.json         written last when a run starts, removed first when it is over: no run without
     manifest.jsonl    facts about each layer, done or failed
-    shards/           a result file of one layer each, named by the SHA-256 of the layer's name
+    shards/           a result file of one layer each, named by the SHA-256 of the record's key
     merged.h5         all layers, before it gets its name
     merged.json       which result file the run has put in place
 
-A layer is done when its shard is on the disk and then its record; only then is it reported.
+A layer is done when its shard is on the disk and then its record; only then is it reported.  The
+key of a record is the layer's name, or where layers are done at several widths each, that and the
+width.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from quiplinalg.files.atomic import sync_directory
 from quiplinalg.files.durable import write_new
 from quiplinalg.model.manifest import Manifest, from_line, to_line
 
-__all__ = ["RunDirectory", "write_shard"]
+__all__ = ["RunDirectory", "key_of", "write_shard"]
 
 Facts = dict[str, Any]
 
@@ -41,8 +43,8 @@ def write_shard(run_path: str | os.PathLike, key: str, data: bytes) -> Facts:
     Parameters
     ----------
     run_path : path
-    name : str
-        The layer's.
+    key : str
+        Of the layer's record.
     data : bytes
         From `layer_image`.
 
@@ -56,13 +58,18 @@ def write_shard(run_path: str | os.PathLike, key: str, data: bytes) -> Facts:
     OSError
         Nothing is there then, or what was there before.
     """
-    path = _shard_path(run_path, name)
+    path = _shard_path(run_path, key)
     write_new(path, data)
     return {"file": path.name, "bytes": len(data), "crc32": zlib.crc32(data)}
 
 
-def _shard_path(run_path: str | os.PathLike, name: str) -> Path:
-    digest = hashlib.sha256(name.encode()).hexdigest()
+def key_of(facts: Facts) -> str:
+    """Return the key of a record."""
+    return str(facts.get("key", facts["layer"]))
+
+
+def _shard_path(run_path: str | os.PathLike, key: str) -> Path:
+    digest = hashlib.sha256(key.encode()).hexdigest()
     return Path(run_path) / "shards" / f"{digest[:32]}.h5"
 
 
@@ -75,9 +82,9 @@ class RunDirectory:
     plan : dict
         As it was given to `create`.
     done : dict of str to dict
-        Facts about each layer whose shard is there, by name.
+        Facts about each layer whose shard is there, by key.
     failed : dict of str to dict
-        Facts, with "error", about each layer whose last attempt failed.
+        Facts, with "error", about each layer whose last attempt failed, by key.
     """
 
     path: Path
@@ -177,7 +184,8 @@ class RunDirectory:
         Parameters
         ----------
         facts : dict
-            "layer", and "error" if it failed or else "shard", what `write_shard` returned.
+            "layer", "key" where it is not the same, and "error" if it failed or else "shard", what
+            `write_shard` returned.
 
         Raises
         ------
@@ -199,7 +207,7 @@ class RunDirectory:
         write_new(self.path / "plan.json", to_line(plan)[0])
         self.plan = plan
 
-    def read_shard(self, name: str) -> bytes:
+    def read_shard(self, key: str) -> bytes:
         """The result file of a layer that is done.
 
         Raises
@@ -207,12 +215,12 @@ class RunDirectory:
         FormatError
             It is not what was written; the next run with --resume does the layer again.
         """
-        facts, path = self.done[name]["shard"], _shard_path(self.path, name)
+        facts, path = self.done[key]["shard"], _shard_path(self.path, key)
         data = path.read_bytes()
         if (len(data), zlib.crc32(data)) != (facts["bytes"], facts["crc32"]):
             path.unlink()
             raise FormatError(
-                f"expected layer {name!r} as it was written; got other bytes, so they are removed. "
+                f"expected layer {key!r} as it was written; got other bytes, so they are removed. "
                 "--resume does this layer again",
                 str(path),
             )
@@ -220,7 +228,7 @@ class RunDirectory:
 
     def sweep(self) -> None:
         """Remove what killed processes left: temporary files, and shards without a record."""
-        kept = {_shard_path(self.path, name) for name in self.done}
+        kept = {_shard_path(self.path, key) for key in self.done}
         for path in {*(self.path / "shards").iterdir(), *self._temporary()} - kept:
             path.unlink(missing_ok=True)
 
@@ -264,17 +272,17 @@ class RunDirectory:
             self._sort_in(facts)
 
     def _sort_in(self, facts: Facts) -> None:
-        name = facts["layer"]
-        self.done.pop(name, None)
-        self.failed.pop(name, None)
+        key = key_of(facts)
+        self.done.pop(key, None)
+        self.failed.pop(key, None)
         if "error" in facts:
-            self.failed[name] = facts
+            self.failed[key] = facts
         elif self._has(facts):
-            self.done[name] = facts
+            self.done[key] = facts
 
     def _has(self, facts: Facts) -> bool:
         try:
-            size = _shard_path(self.path, facts["layer"]).stat().st_size
+            size = _shard_path(self.path, key_of(facts)).stat().st_size
             return size == facts["shard"]["bytes"]
         except FileNotFoundError:
             return False

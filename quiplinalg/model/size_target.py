@@ -11,6 +11,7 @@ from typing import Any
 __all__ = ["SizeTarget", "byte_count"]
 
 _PREFIXES = "KMGT"
+_DIGITS = 1e-12  # an average that was computed from a size gives that size
 _MOST_BITS = 64  # more is a number of bytes whose unit was forgotten
 
 
@@ -52,13 +53,17 @@ class SizeTarget:
             given = float(found[1])
         if isinstance(given, bool) or not isinstance(given, Real):
             raise TypeError
-        if not 0 < given <= _MOST_BITS:
+        average = float(given)
+        if not 0 < average <= _MOST_BITS:
             raise ValueError
-        return cls(average=float(given))
+        return cls(average=average)
 
     def bits(self, weights: int) -> float:
         """Return how many bits so many weights may take."""
-        return 8 * self.total if self.average is None else self.average * weights
+        if self.average is None:
+            assert self.total is not None
+            return 8 * self.total
+        return self.average * weights * (1 + _DIGITS)
 
     def __str__(self) -> str:
         return f"{self.total} bytes" if self.average is None else f"{self.average:g} bits a weight"

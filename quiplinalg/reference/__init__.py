@@ -6,10 +6,19 @@ library: W is (m, n), H is (n, n), column ``order[0]`` is rounded first, and
 ``W_hat = scale * (code - zero)``.
 """
 
+from quiplinalg.reference.allocation import exhaustive_allocation
 from quiplinalg.reference.babai import babai
 from quiplinalg.reference.bounded import bounded
 from quiplinalg.reference.certificates import concave_pivots, dual_value, rate_distortion
 from quiplinalg.reference.cholesky import cholesky
+from quiplinalg.reference.codebook import (
+    descend_levels,
+    fit_levels,
+    kmeans,
+    level_codes,
+    levels_ldlq,
+    lnq,
+)
 from quiplinalg.reference.descent import Descended, descend
 from quiplinalg.reference.exact import exact
 from quiplinalg.reference.exhaustive import exhaustive
@@ -42,6 +51,7 @@ from quiplinalg.reference.obs import obs, pruned_optimum
 from quiplinalg.reference.obs_groups import merge_traces, obs_blocks, obs_columns
 from quiplinalg.reference.philox import philox2x32, uniforms
 from quiplinalg.reference.quip_authors import quip_authors
+from quiplinalg.reference.refit import low_rank, refit, root
 from quiplinalg.reference.rotation import hartley, rotation, walsh_hadamard
 from quiplinalg.reference.rounded import Rounded
 from quiplinalg.reference.sparsegpt import sparsegpt
@@ -75,18 +85,26 @@ __all__ = [
     "cross_moment",
     "dequantise",
     "descend",
+    "descend_levels",
     "dual_value",
     "exact",
     "exhaustive",
+    "exhaustive_allocation",
+    "fit_levels",
     "gptq",
     "hartley",
     "inverse",
     "inverse_adjoin",
     "inverse_remove",
     "kbest",
+    "kmeans",
     "ldl",
     "ldl_update",
     "ldlq",
+    "level_codes",
+    "levels_ldlq",
+    "lnq",
+    "low_rank",
     "merge_traces",
     "min_pivot",
     "minmax_grid",
@@ -106,8 +124,10 @@ __all__ = [
     "quantise",
     "quip_authors",
     "rate_distortion",
+    "refit",
     "refreshed_inverse",
     "rms_grid",
+    "root",
     "rotation",
     "row_losses",
     "sherman_morrison",

@@ -42,8 +42,9 @@ def nearest(
     ----------
     W : array, (m, n), floating
         Not changed.
-    H : array, (n, n), optional
-        Only to report the loss (a product of 2 m n^2 flops); without it the loss is NaN.
+    H : array, (n, n) or (n,), optional
+        Only to report the loss (a product of 2 m n^2 flops); without it the loss is NaN.  A vector
+        is the diagonal of a diagonal H.
     bits, grid, group_size, sym, clip, rounding, seed, backend
         As in `ldlq`; groups are of consecutive columns.
 

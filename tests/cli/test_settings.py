@@ -54,7 +54,7 @@ def test_flags_come_before_rules(tmp_path):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["--bits", "two"], "--bits: must be a whole number; got 'two'"),
+        (["--bits", "two"], "--bits: must be a whole number, or several"),
         (["--damp", "much"], "--damp: must be a number or \"auto\"; got 'much'"),
         (["--max-memory", "8 cows"], "--max-memory: must be a number of bytes"),
         (["--clip", "none"], "--clip"),

@@ -41,8 +41,11 @@ def test_an_image_has_the_bytes_of_a_file(tmp_path, kind, name):
         first, second = (f(name) for f in read)
         for field in ("weights", "mask") if kind == "pruned" else ("codes", "dead"):
             np.testing.assert_array_equal(getattr(first, field), getattr(second, field))
-    # what was read makes the same bytes again
-    assert layer_image(name, first, note="x", energy=1.5) == image
+    # what was read, or copied, makes the same bytes again
+    assert layer_image(name, first, energy=1.5, note="x") == image
+    with open_result(tmp_path / "file.h5") as reader, ResultWriter(tmp_path / "copy.h5") as writer:
+        writer.add_stored(name, reader.stored(name))
+    assert (tmp_path / "copy.h5").read_bytes() == image
 
 
 def test_what_is_no_layer_makes_no_image():

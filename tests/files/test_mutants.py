@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).parents[1] / "hostile" / "mutant_run.py"
-COUNT = 10_000 if os.environ.get("QUIPLINALG_PROFILE") == "deep" else 300
+COUNT = 10_000 if os.environ.get("QUIPLINALG_PROFILE") == "deep" else 288
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="fork, and limits of memory")

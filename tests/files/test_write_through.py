@@ -42,9 +42,10 @@ def test_a_write_that_takes_a_few_bytes_is_continued(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "write", Disk(at_most=7))
     write_new(tmp_path / "a", bytes(range(100)))
     descriptor = os.open(tmp_path / "a", os.O_WRONLY | os.O_APPEND)
-    append(descriptor, np.arange(25, dtype=np.int32).data)
+    numbers = np.arange(25, dtype=np.int32)
+    append(descriptor, numbers.data)
     os.close(descriptor)
-    assert (tmp_path / "a").read_bytes() == bytes(range(100)) + np.arange(25, dtype=np.int32).tobytes()
+    assert (tmp_path / "a").read_bytes() == bytes(range(100)) + numbers.tobytes()
 
 
 def test_a_write_that_takes_nothing_is_an_error(tmp_path, monkeypatch):

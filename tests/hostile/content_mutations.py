@@ -59,11 +59,20 @@ def relink(rng: np.random.Generator, file: h5py.File) -> None:
 
 def replace_dataset(rng: np.random.Generator, file: h5py.File) -> None:
     """Another dataset, with the attributes of the one that was there."""
+    _replace(rng, file, REPLACEMENTS)
+
+
+def leave_unwritten(rng: np.random.Generator, file: h5py.File) -> None:
+    """A dataset of the right shape, without its elements or most of them."""
+    _replace(rng, file, (_never_written, _partly_written))
+
+
+def _replace(rng, file, replacements) -> None:
     parent, name = _pick(rng, [(g, k) for g, k in _links(file) if isinstance(g[k], h5py.Dataset)])
     old, attributes = parent[name], dict(parent[name].attrs)
     shape = old.shape
     del parent[name]
-    REPLACEMENTS[rng.integers(len(REPLACEMENTS))](rng, parent, name, shape)
+    _pick(rng, replacements)(rng, parent, name, shape)
     parent[name].attrs.update(attributes)
 
 
@@ -109,7 +118,7 @@ def _never_written(rng, group, name, shape):
 def _partly_written(rng, group, name, shape):
     """Only the first row's chunk."""
     shape = (max(shape[0], 2), *shape[1:])
-    group.create_dataset(name, shape, "f4", chunks=(1, *shape[1:]), fillvalue=1)[0] = 1
+    group.create_dataset(name, shape, "f4", chunks=(1, *shape[1:]))[0] = 1
 
 
 def _huge(rng, group, name, shape):
@@ -160,10 +169,9 @@ def _a_group(rng, group, name, shape):
 
 
 REPLACEMENTS = (
-    _never_written, _never_written, _partly_written, _huge, _other_type, _other_shape, _no_space,
-    _text, _bomb, _strange_float, _a_group,
+    _huge, _other_type, _other_shape, _no_space, _text, _bomb, _strange_float, _a_group,
 )  # fmt: skip
 
 CONTENT_MUTATIONS: tuple[Edit, ...] = (
-    odd_attribute, drop, relink, replace_dataset, poison_and_seal,
+    odd_attribute, drop, relink, replace_dataset, leave_unwritten, poison_and_seal,
 )  # fmt: skip

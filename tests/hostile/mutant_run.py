@@ -34,6 +34,7 @@ __all__ = ["main"]
 SECONDS = 5
 CAP = 128 * 2**20  # bytes of address space that reading may take
 _SEED = 20
+_SOUND = 6  # files; mutant k is of file k % 6, and consecutive sixes are of different mutations
 _MUTATIONS = (*BYTE_MUTATIONS, *CONTENT_MUTATIONS)
 _ZEROING = (
     "zero_range", "copy_range", "swap_ranges", "remove_range", "repeat_range", "relink",
@@ -45,7 +46,7 @@ _ACCEPTED, _PARTLY, _REFUSED, _FOUND = range(4)
 def damage(k: int, sound: Sound, path: Path) -> str:
     """Write mutant k of a sound file to ``path``; return the name of the mutation."""
     rng = np.random.default_rng([_SEED, k])
-    mutate = _MUTATIONS[rng.integers(len(_MUTATIONS))]
+    mutate = _MUTATIONS[k // _SOUND % len(_MUTATIONS)]
     if mutate in BYTE_MUTATIONS:
         data = mutate(rng, sound)
         if sound.blocks and rng.random() < 0.7 and len(data) == len(sound.data):
@@ -107,6 +108,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         directory, path = Path(folder), Path(folder) / "mutant.h5"
         sounds = make_sound_files(directory)
+        assert len(sounds) == _SOUND
         expected = []
         for sound in sounds:
             reading = examine(sound.kind, directory / f"{sound.name}.h5")
@@ -114,8 +116,7 @@ def main() -> None:
             expected.append(reading.values)
         gc.freeze()
         for k in range(options.first, options.stop):
-            which = k % len(sounds)
-            sound, before = sounds[which], expected[which]
+            sound, before = sounds[k % _SOUND], expected[k % _SOUND]
             verdict = _in_child(lambda k=k, s=sound, b=before: _judge(k, s, b, path))
             verdicts.setdefault(sound.kind, Counter())[verdict] += 1
             if verdict not in _VERDICTS[:_FOUND]:

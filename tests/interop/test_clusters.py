@@ -1,4 +1,4 @@
-"""Tasks on other people's clusters: dask with a worker killed, MPI, loky.
+"""Tasks on clusters: dask with workers and scheduler killed, MPI, loky.
 
 Skipped where they are not installed; see test_frameworks for what may not be missing.
 """
@@ -11,10 +11,12 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_frameworks import framework
 from worker_tasks import act, seen
 
+import quiplinalg as ql
 from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError, WorkerLostError
 from quiplinalg.model.executors import dask, given
 from quiplinalg.model.runner import run_tasks
@@ -54,6 +56,19 @@ def test_dask_gives_up_a_task_that_kills_its_workers_and_does_the_others(cluster
     error = got.pop(2)
     assert isinstance(error, WorkerLostError) and "alive" in str(error)
     assert got == {i: i * i for i in range(6) if i != 2}
+
+
+def test_dask_writes_the_same_bytes_as_this_process(cluster, tmp_path):
+    source, rng = tmp_path / "model.h5", np.random.default_rng(5)
+    with ql.ProblemWriter(source) as file:
+        for name in "abcd":
+            X = rng.standard_normal((40, 16))
+            file.add(name, rng.standard_normal((24, 16)), X.T @ X / 40)
+    here, there = tmp_path / "here.h5", tmp_path / "there.h5"
+    ql.quantize_model(source, here, bits=2)
+    run = ql.quantize_model(source, there, bits=2, workers=dask(cluster.scheduler_address))
+    assert not run.failed and len(run.done) == 4
+    assert here.read_bytes() == there.read_bytes()
 
 
 def test_dask_without_its_scheduler_ends_the_run(tmp_path):

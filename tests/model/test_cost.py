@@ -24,6 +24,8 @@ CASES = [  # options, m, n, dtypes of W and H, layers that share H
     ({"method": "obq"}, 4, 1400, "float32", "float32", 1),
     ({"method": "safe", "c": 0.01}, 64, 800, "float32", "float32", 1),
     (ROTATED, 900, 1200, "float32", "float32", 1),
+    ({"method": "lnq", "bits": 4}, 600, 1200, "float32", "float32", 1),
+    ({"refit": "both", "group_size": 32, "rank": 4}, 900, 1200, "float32", "float32", 1),
 ]
 
 
@@ -56,8 +58,8 @@ def measured(tmp_path_factory):
             options = resolve(given)
             estimates.append(memory(options, problem.info(f"{index}/0"), 1, shares))
             layers = [
-                {"name": f"{index}/{k}", "options": options.to_json(), "path": "memory"}
-                for k in range(shares)
+                {"name": name, "key": name, "options": options.to_json(), "path": "memory"}
+                for name in (f"{index}/{k}" for k in range(shares))
             ]
             task = {"source": str(source), "run": str(folder / "run"), "threads": 1, "rows": 64}
             tasks.append(task | {"memory": 0, "layers": layers})
@@ -102,7 +104,7 @@ def test_flops_are_those_of_the_formulas():
     assert factor_flops(resolve({"method": "nearest"}), n) == 0
     for given in (
         {"clip": "best"}, {"refine": 1}, {"method": "obq"}, {"method": "kbest"}, {"method": "safe"},
-        {"method": "quip"},
+        {"method": "quip"}, {"method": "lnq"}, {"refit": "scale"}, {"rank": 2},
     ):  # fmt: skip
         assert flops(resolve(given), m, n) > plain
     assert flops(resolve({"method": "obq"}), m, n) > m * n**3 / 3

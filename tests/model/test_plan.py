@@ -31,7 +31,7 @@ class Problem:
         shape, key = self.layers[name]
         return SimpleNamespace(
             name=name, shape=shape, dtype=np.dtype(self.dtype), orientation="out_in",
-            hessian_dtype=np.dtype("float32"), hessian_key=key,
+            hessian_dtype=np.dtype("float32"), hessian_key=key, storage="full", sensitivity=1.0,
         )  # fmt: skip
 
 
