@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from quiplinalg.arrays import as_matrix, check_finite
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.grids.apply import dequantize, round_to_grid
-from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.grids.codebook import Grid
+from quiplinalg.grids.correction import LowRankCorrection
 from quiplinalg.incoherence.process import Processing
 from quiplinalg.kernels.record import select
 from quiplinalg.losses import proxy_loss
@@ -124,10 +125,10 @@ class Quantized:
     ----------
     codes : ndarray, (m, n), uint8 (int32 on an unbounded grid), in the caller's column order
         Where ``processing`` is given, of the processed weights.
-    grid : UniformGrid
+    grid : UniformGrid, or CodebookGrid of "lnq"
     method : str
-        "nearest", "ldlq", "gptq", "obq", "kbest", "exact", "quip", "quip-authors", "safe", or
-        "sparsegpt" (of `prune_quantize`).
+        "nearest", "ldlq", "gptq", "obq", "kbest", "exact", "quip", "quip-authors", "safe",
+        "lnq", or "sparsegpt" (of `prune_quantize`).
     rounding : str
         "nearest" (ties to even) or "stochastic".
     order : str
@@ -167,12 +168,17 @@ class Quantized:
         Loss of each rotation that was tried and of none, before refinement.
     mask : ndarray, (m, n), bool, or None
         True where the weight is pruned: W_hat is exactly 0 there, whatever the code.
+    refit : str or None
+        What was fitted to the codes by least squares after them: "scale", "both" (scales and
+        zeros) or "levels" (of a codebook).
+    correction : LowRankCorrection or None
+        What `dequantize` adds to the rounded weights, in the original basis.
     restore : callable or None
         Turns W_hat into the caller's kind of array; None after reading from a file.
     """
 
     codes: np.ndarray
-    grid: UniformGrid
+    grid: Grid
     method: str
     rounding: str
     order: str
@@ -191,6 +197,8 @@ class Quantized:
     processing: Processing | None = None
     candidates: Mapping[str, float] | None = None
     mask: np.ndarray | None = None
+    refit: str | None = None
+    correction: LowRankCorrection | None = None
     restore: Callable[[np.ndarray], Any] | None = field(default=None)
 
     @property
@@ -201,17 +209,19 @@ class Quantized:
     @property
     def bits_per_weight(self) -> float:
         """What must be stored to dequantise: codes, scales, zeros, the group of each column, the
-        scales and rotations of the processing, and the mask where the codes do not tell it.
+        scales and rotations of the processing, a correction, and the mask where the codes do not
+        tell it.
 
         NaN on an unbounded grid.
         """
         if self.grid.bits is None:
             return float("nan")
         m, n = self.shape
-        index = self.grid.group_index
+        index = getattr(self.grid, "group_index", None)
         regular = index is None or bool((np.diff(index) >= 0).all())
         total = self.grid.bits * m * n + self.grid.storage_bits(m, n) + (0 if regular else 32 * n)
-        total += 0 if self.processing is None else self.processing.storage_bits
+        parts = (self.processing, self.correction)
+        total += sum(part.storage_bits for part in parts if part is not None)
         if self.mask is not None:  # free where pruned weights have the code of zero
             values = dequantize(self.codes, self.grid, np.dtype(np.float32))
             total += m * n if values[self.mask].any() else 0
@@ -220,7 +230,8 @@ class Quantized:
     def dequantize(self) -> Any:
         """Return W_hat = scale * (codes - zero), (m, n), in the kind and dtype of W.
 
-        Rotated and rescaled weights come back in the original basis.
+        Of a codebook, levels[codes].  Rotated and rescaled weights come back in the original
+        basis, corrected where there is a correction.
         """
         values = self.__array__(np.dtype(self.precision))
         return values if self.restore is None else self.restore(values)
@@ -230,7 +241,7 @@ class Quantized:
             raise ValueError("W_hat is computed from the codes: it cannot be had without a copy.")
         # float64 on request is exact: scale * (code - zero) has too few digits to be rounded
         wide = dtype is not None and np.dtype(dtype) == np.float64
-        kind = np.result_type(self.grid.scale.dtype, np.float64 if wide else np.float32)
+        kind = np.result_type(self.grid.dtype, np.float64 if wide else np.float32)
         out = dequantize(self.codes, self.grid, kind)
         if self.mask is not None:
             out[self.mask] = 0
@@ -238,7 +249,21 @@ class Quantized:
             out = self.processing.undo(out)
             if self.processing.input is not None:
                 out[:, self.dead] = 0  # taken out before the rotation; the rounding is spread there
+        if self.correction is not None:
+            self.correction.add_to(out)
         return out if dtype is None else out.astype(dtype, copy=False)
+
+    def of_rows(self, rows: slice | np.ndarray) -> Quantized:
+        """Return some rows of a layer whose outputs were not rotated, without ``restore``.
+
+        ``loss`` and what was counted stay those of all rows.
+        """
+        mask = None if self.mask is None else self.mask[rows]
+        correction = None if self.correction is None else self.correction.of_rows(rows)
+        return replace(
+            self, codes=self.codes[rows], grid=self.grid.of_rows(rows), mask=mask,
+            correction=correction, restore=None,
+        )  # fmt: skip
 
     def nearest_loss(self, W: Any, H: Any) -> float:
         """Return the loss of rounding W to nearest on this grid, pruned alike, 2 m n^2 flops.
@@ -277,8 +302,9 @@ class Quantized:
         return text
 
     def _descent(self) -> str:
-        end = f"{self.changed} codes changed in the last" if self.changed else "a fixed point"
-        return f"{self.passes} pass{'es' if self.passes > 1 else ''} of descent, {end}"
+        end = f", {self.changed} codes changed in the last" if self.changed else ", a fixed point"
+        end = end if self.refit is None else ""  # of the grid before
+        return f"{self.passes} pass{'es' if self.passes > 1 else ''} of descent{end}"
 
     def __repr__(self) -> str:
         m, n = self.shape
@@ -291,6 +317,9 @@ class Quantized:
         notes += [f"damp {self.damp:.3g}"] if self.damp else []
         notes += [f"bound {self.feedback_bound:.3g}"] if self.feedback_bound is not None else []
         notes += [self._descent()] if self.passes else []
+        notes += [f"{self.refit} refitted"] if self.refit else []
+        if self.correction is not None:
+            notes += [f"corrected by rank {self.correction.rank}"]
         notes += [f"{100 * self.clipped:.2g}% clipped"] if self.clipped else []
         notes += [f"{self.near_tie_rows} rows near a tie"] if self.near_tie_rows else []
         notes += [f"{self.dead.size} dead columns"] if self.dead.size else []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.grids.codebook import uniform_grid
 from quiplinalg.grids.packing import pack
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.results import Quantized
@@ -77,6 +78,11 @@ def integer_codes(q: Quantized) -> IntegerCodes:
         raise InvalidArgumentError(
             f"codes must be on a uniform grid of 1 to 8 bits; got {grid!r}. Use to='dense'."
         )
+    if q.correction is not None:
+        raise InvalidArgumentError(
+            f"a layer must be its codes alone; got a low-rank correction of rank "
+            f"{q.correction.rank}. Use to='dense', or quantise without a rank."
+        )
     if not m or not n:
         raise InvalidArgumentError(
             f"a layer must have weights; got shape {q.shape}. Leave it out, or use to='dense'."
@@ -114,7 +120,7 @@ def plain_codes(q: Quantized, layout: str) -> IntegerCodes:
         )
     codes = integer_codes(q)
     if codes.rest is not None:
-        odd = np.broadcast_to(q.grid.zero, codes.rest.shape)[codes.rest != 0][0]
+        odd = np.broadcast_to(uniform_grid(q.grid).zero, codes.rest.shape)[codes.rest != 0][0]
         raise InvalidArgumentError(
             f"{layout} has whole zeros from 0 to {q.grid.maxq:g}; got zero={odd:g} on a grid of "
             f"kind {q.grid.kind!r}. Use to='onnx' or to='dense', or quantise with clip='mse' or "

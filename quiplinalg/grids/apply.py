@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.grids.codebook import CodebookGrid, Grid
 from quiplinalg.grids.uniform import UniformGrid
-from quiplinalg.kernels.record import Kernels
+from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.parallel import run_all
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "code_ends",
     "dequantize",
     "round_to_grid",
+    "rounded_to_nearest",
     "tie_tolerance",
 ]
 
@@ -65,18 +67,21 @@ def clip_to_range(W: np.ndarray, grid: UniformGrid) -> np.ndarray:
 
 
 def round_to_grid(
-    W: np.ndarray, grid: UniformGrid, kernels: Kernels, key: int | None = None
+    W: np.ndarray, grid: Grid, kernels: Kernels, key: int | None = None
 ) -> tuple[np.ndarray, int, int]:
     """Return (codes, rows near a tie, clipped weights) of rounding W without feedback.
 
     Parameters
     ----------
     W : ndarray, (m, n), float32 or float64
-    grid : UniformGrid
+    grid : UniformGrid or CodebookGrid
+        With levels, which are rounded to nearest, nothing is counted.
     kernels : Kernels
     key : int, optional
         Philox key for stochastic rounding; None: nearest, ties to even.
     """
+    if isinstance(grid, CodebookGrid):
+        return grid.nearest(W), 0, 0
     m, n = W.shape
     kind = W.dtype
     check_range(W, grid)
@@ -109,8 +114,18 @@ def round_to_grid(
     return codes, sum(near for near, _ in counts), sum(clipped for _, clipped in counts)
 
 
-def dequantize(codes: np.ndarray, grid: UniformGrid, dtype: np.dtype) -> np.ndarray:
-    """Return W_hat = scale * (codes - zero), (m, n), computed in dtype."""
+def rounded_to_nearest(W: np.ndarray, grid: Grid) -> np.ndarray:
+    """Return every weight of W rounded by itself, in the dtype of W, on the CPU."""
+    wide = np.result_type(W.dtype, grid.dtype) == np.float64
+    weight = W.astype(np.float64 if wide else W.dtype, copy=False)
+    codes = round_to_grid(weight, grid, select())[0]
+    return dequantize(codes, grid, weight.dtype).astype(W.dtype, copy=False)
+
+
+def dequantize(codes: np.ndarray, grid: Grid, dtype: np.dtype) -> np.ndarray:
+    """Return W_hat = scale * (codes - zero), or levels[codes], (m, n), computed in dtype."""
+    if isinstance(grid, CodebookGrid):
+        return grid.values(codes, dtype)
     m, n = codes.shape
     columns = grid.columns(n)
     out = np.empty((m, n), dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -87,6 +87,27 @@ class UniformGrid:
     def code_dtype(self) -> np.dtype:
         """uint8, or int32 on the unbounded grid."""
         return np.dtype(np.int32 if self.bits is None else np.uint8)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What scales and zeros are stored in."""
+        return np.dtype(self.scale.dtype)
+
+    @property
+    def rows(self) -> int:
+        """The rows that have scales of their own: m, or 1 for all of them."""
+        return self.scale.shape[0]
+
+    @property
+    def groups(self) -> int:
+        """The groups of columns that have scales of their own."""
+        return self.scale.shape[1]
+
+    def of_rows(self, rows: slice | np.ndarray) -> UniformGrid:
+        """The grid of some rows."""
+        if self.rows == 1:
+            return self
+        return replace(self, scale=self.scale[rows], zero=self.zero[rows])
 
     def columns(self, n: int) -> np.ndarray:
         """The (n,) int32 group of each column."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quiplinalg.kernels import (
+    cpu_codebook,
     cpu_descent,
     cpu_exact,
     cpu_grid,
@@ -47,6 +48,10 @@ CPU = replace(
     load_errors=cpu_descent.load_errors,
     residual=cpu_descent.residual,
     descend=cpu_descent.descend,
+    lloyd=cpu_codebook.lloyd,
+    round_levels=cpu_codebook.round_levels,
+    level_sums=cpu_codebook.level_sums,
+    descend_levels=cpu_codebook.descend_levels,
     prune_block=cpu_prune.prune_block,
     eliminate_blocks=cpu_prune.eliminate_blocks,
     kbest_block=cpu_kbest.kbest_block,

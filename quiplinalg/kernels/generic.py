@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
 
-from quiplinalg.kernels import generic_descent, generic_prune
+from quiplinalg.kernels import generic_codebook, generic_descent, generic_prune
 from quiplinalg.kernels.generic_exact import exact_rows
 from quiplinalg.kernels.generic_kbest import kbest_block, kbest_trace
 from quiplinalg.kernels.generic_obs import eliminate_rows, eliminate_space
@@ -19,9 +19,9 @@ from quiplinalg.kernels.record import PANEL, Kernels
 __all__ = ["GENERIC"]
 
 
-def _panel(U, p):
-    """The (4p + 4, 4) rows and columns of panel p of the packed U."""
-    at = 8 * p * (p + 1)
+def _panel(U, p, p0=0):
+    """The (4p + 4, 4) rows and columns of panel p of the packed U, which starts with panel p0."""
+    at = 8 * p * (p + 1) - 8 * p0 * (p0 + 1)
     return U[at : at + 16 * (p + 1)].reshape(-1, PANEL)
 
 
@@ -92,9 +92,9 @@ def unit_rows(A, j0, j1):
 
 
 def pack_feedback(A, place, U, p0, p1):
-    n = A.shape[0]
+    n = A.shape[1]
     for p in range(p0, p1):
-        panel = _panel(U, p)
+        panel = _panel(U, p, p0)
         panel[:] = 0
         for c in range(PANEL):
             column = p * PANEL + c
@@ -108,10 +108,10 @@ def pack_feedback(A, place, U, p0, p1):
 
 
 def _dense(U, c0, c1):
-    """T[c0:c1, c0:c1] from the packed U."""
+    """T[c0:c1, c0:c1] from the packed U of these columns."""
     T = np.eye(c1 - c0, dtype=U.dtype)
     for c in range(c0, c1):
-        panel = _panel(U, c // PANEL)
+        panel = _panel(U, c // PANEL, c0 // PANEL)
         T[: c - c0, c - c0] = panel[c0:c, c % PANEL]
     return T
 
@@ -149,7 +149,7 @@ def store(C, first, columns, codes):
 def accumulate(F, Z, U, c0, c1):
     F[:, : c1 - c0] = Z[:, c0:c1]
     for p in range(c0 // PANEL, c1 // PANEL):
-        u = _panel(U, p)[:c0]
+        u = _panel(U, p, c0 // PANEL)[:c0]
         at = p * PANEL - c0
         F[:, at : at + PANEL] += np.einsum("tkr,kc->tcr", Z[:, :c0], u)
 
@@ -162,7 +162,7 @@ def round_block(F, Z, C, U, grid, plan, span, stats):
     for j in range(c0, c1):
         if columns[j] < 0:
             continue
-        u = _panel(U, j // PANEL)[c0:j, j % PANEL]
+        u = _panel(U, j // PANEL, c0 // PANEL)[c0:j, j % PANEL]
         z = F[:, j - c0] + np.einsum("tkr,k->tr", Z[:, c0:j], u)
         s, o = scale[:, group[j]], zero[:, group[j]]
         whole = np.floor(o)
@@ -260,6 +260,10 @@ GENERIC = Kernels(
     load_errors=generic_descent.load_errors,
     residual=generic_descent.residual,
     descend=generic_descent.descend,
+    lloyd=generic_codebook.lloyd,
+    round_levels=generic_codebook.round_levels,
+    level_sums=generic_codebook.level_sums,
+    descend_levels=generic_codebook.descend_levels,
     prune_block=generic_prune.prune_block,
     eliminate_blocks=generic_prune.eliminate_blocks,
     kbest_block=kbest_block,

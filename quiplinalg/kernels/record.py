@@ -51,6 +51,8 @@ class Kernels:
         Scale search on rows (cpu_grid.py).
     pack_square, load_errors, residual, descend
         Coordinate descent on codes (cpu_descent.py).
+    lloyd, round_levels, level_sums, descend_levels
+        Codebooks: k-means, rounding with feedback, sums of H by code, descent (cpu_codebook.py).
     prune_block, eliminate_blocks
         One-pass pruning, and exact pruning of blocks (cpu_prune.py).
     kbest_block, kbest_trace
@@ -95,6 +97,10 @@ class Kernels:
     load_errors: Callable
     residual: Callable
     descend: Callable
+    lloyd: Callable
+    round_levels: Callable
+    level_sums: Callable
+    descend_levels: Callable
     prune_block: Callable
     eliminate_blocks: Callable
     kbest_block: Callable

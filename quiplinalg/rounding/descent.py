@@ -9,6 +9,7 @@ import numpy as np
 
 from quiplinalg.arguments import suggest_keywords
 from quiplinalg.errors import DTypeError, InvalidArgumentError
+from quiplinalg.grids.codebook import uniform_grid
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.results import Quantized
@@ -16,7 +17,7 @@ from quiplinalg.rounding.descent_driver import Descent, descend_codes
 from quiplinalg.rounding.options import check_passes
 from quiplinalg.symmetric import symmetric_matrix
 
-__all__ = ["MAX_PASSES", "Descent", "descend", "descend_codes"]
+__all__ = ["MAX_PASSES", "Descent", "descend", "descend_codes", "symmetric_hessian"]
 
 MAX_PASSES = 50  # of passes=None; heavy-tailed layers at 2 bits take about 20
 _SAME_LOSS = 1e-3  # relative: a stored loss within it of ours is of this W and H
@@ -97,14 +98,15 @@ def descend(
     check_passes(passes, "passes")
     _check_result(quantized)
     weight = work_matrix(W).astype(quantized.precision, copy=False)
-    hessian = _symmetric_hessian(H, kernels)
+    hessian = symmetric_hessian(H, kernels)
     m, n = quantized.shape
     if weight.shape != (m, n) or hessian.shape[0] != n:
         raise InvalidArgumentError(
             f"W must be {(m, n)}, as the codes are, and H ({n}, {n}); got W {weight.shape} and H "
             f"{hessian.shape}. Pass the W and H that were quantised, W.T for Keras or Flax kernels."
         )
-    grid, codes = quantized.grid, quantized.codes
+    grid = uniform_grid(quantized.grid, "descent", "lnq has its own descent, on levels.")
+    codes = quantized.codes
     if grid.bits is not None and codes.size and not 0 <= codes.min() <= codes.max() <= grid.maxq:
         raise InvalidArgumentError(
             f"quantized.codes must be 0 to {grid.maxq:g}, on its grid; got {codes.min()} to "
@@ -122,10 +124,11 @@ def descend(
         near_tie_rows=min(quantized.near_tie_rows + int(found.ties.sum()), m),
         passes=quantized.passes + found.passes,
         changed=found.changed,
+        refit=None,  # what was fitted to other codes
     )
 
 
-def _symmetric_hessian(H: Any, kernels: Kernels) -> np.ndarray:
+def symmetric_hessian(H: Any, kernels: Kernels) -> np.ndarray:
     """Return H checked as everywhere, and (H + H^T) / 2 where its triangles differ at all."""
     differences = []
 
@@ -151,6 +154,11 @@ def _check_result(quantized: Any) -> None:
         raise InvalidArgumentError(
             "quantized must hold codes of W itself; its weights were rotated or rescaled before "
             "they were rounded. Pass refine= to quip, which refines them where they were rounded."
+        )
+    if quantized.correction is not None:
+        raise InvalidArgumentError(
+            "quantized must have no low-rank correction yet; got one of rank "
+            f"{quantized.correction.rank}. Descend first, and correct what is left."
         )
     if quantized.mask is not None:
         raise InvalidArgumentError(

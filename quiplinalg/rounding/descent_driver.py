@@ -19,7 +19,7 @@ from quiplinalg.kernels.record import PANEL, Kernels
 from quiplinalg.parallel import run_all
 from quiplinalg.rounding.tiles import tile_parts
 
-__all__ = ["Descent", "descend_codes"]
+__all__ = ["Descent", "descend_codes", "work_hessian"]
 
 _STEPS = 128  # rows of H a piece: with them a tile of E, 24 KB, stays in the first-level cache
 _LEAST = 16  # times eps H_kk d^2: what a change must gain, or rounding could undo and redo it
@@ -87,7 +87,7 @@ def descend_codes(
     """
     m = W.shape[0]
     codes = codes.copy()
-    hessian, unit = _work_hessian(H, W.dtype)
+    hessian, unit = work_hessian(H, W.dtype)
     descender = _Descender(W, hessian, codes, grid, passes, kernels)
     parts = descender.run()
     done = max((len(gains) for gains, _ in parts.values()), default=min(passes, 1))
@@ -108,7 +108,7 @@ def descend_codes(
     )
 
 
-def _work_hessian(H: np.ndarray, kind: np.dtype) -> tuple[np.ndarray, float]:
+def work_hessian(H: np.ndarray, kind: np.dtype) -> tuple[np.ndarray, float]:
     """Return H in kind, and the power of 2 it is in units of."""
     n = H.shape[0]
     exponent = int(np.frexp(H.diagonal().max(initial=0.0))[1])

@@ -12,6 +12,7 @@ from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import AbsoluteDamp, damped
 from quiplinalg.factor.orders import factor_in_order
 from quiplinalg.grids.apply import check_reached, code_ends, dequantize
+from quiplinalg.grids.codebook import uniform_grid
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import select
@@ -165,7 +166,7 @@ def exact(
     # A is the upper factor of the index-reversed H: H = R R^T, R = (J A J)^T, T = R / pivots
     U = np.triu(factor[::-1, ::-1].T / pivots, 1) if n else np.zeros((0, 0))
     D = pivots**2
-    chosen = start.grid
+    chosen = uniform_grid(start.grid)
     low, high = code_ends(chosen.bits)
     columns = chosen.columns(n)[permutation]
     codes = start.codes[:, permutation].astype(np.int64)

@@ -16,6 +16,7 @@ from quiplinalg.errors import (
     NotPositiveDefiniteError,
 )
 from quiplinalg.factor.damping import AbsoluteDamp
+from quiplinalg.grids.codebook import uniform_grid
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.incoherence.process import ROTATIONS, Processing, make_processing, without_dead
 from quiplinalg.kernels.record import select
@@ -242,7 +243,8 @@ def _refined(
 ) -> Quantized:
     """Coordinate descent in the basis that the codes are of."""
     most = MAX_PASSES if passes is None else passes
-    found = descend_codes(weight, hessian, q.codes, q.grid, most, select(layer.backend))
+    grid, kernels = uniform_grid(q.grid), select(layer.backend)
+    found = descend_codes(weight, hessian, q.codes, grid, most, kernels)
     refined = replace(
         q, codes=found.codes,
         near_tie_rows=min(q.near_tie_rows + int(found.ties.sum()), weight.shape[0]),

@@ -14,13 +14,21 @@ from quiplinalg.errors import (
     NotPositiveDefiniteError,
 )
 from quiplinalg.factor.multipliers import column_multipliers
+from quiplinalg.grids.codebook import uniform_grid
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import select
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.driver import tie_tolerance
 from quiplinalg.rounding.verify_descent import off_grid, unsettled
 from quiplinalg.rounding.verify_processed import verify_processed
-from quiplinalg.rounding.verify_rules import check_result, claims, has_targets, objection
+from quiplinalg.rounding.verify_refined import fit_objection, verify_corrected
+from quiplinalg.rounding.verify_rules import (
+    check_result,
+    claims,
+    has_targets,
+    is_descended,
+    objection,
+)
 from quiplinalg.symmetric import symmetric_matrix
 
 __all__ = ["Verification", "verify"]
@@ -108,7 +116,10 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
     original one.  Codes that coordinate descent has changed are the rounding of no target: they
     must be on the grid, and at a fixed point (``changed`` is 0) no code may lower the loss if it
     is changed by one.  Codes that `obq` rounded in an order of each row's own, and those that a
-    search found, must be on the grid.  Pruned weights are 0, whatever their codes.
+    search found, must be on the grid.  Where scales or levels were fitted to the codes, none others
+    may lower the loss by more than the rounding of what is stored; the right factor of a low-rank
+    correction must be that of least squares for the left one.  Pruned weights are 0, whatever
+    their codes.
 
     A target is recomputed to within the rounding errors of the sum it was: in float32 these grow
     like sqrt(n) eps times the sum of the absolute terms, |W| + ||E|| ||U_k||, in grid units, and
@@ -144,6 +155,13 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
     weight = work_matrix(W)
     hessian = symmetric_matrix(H, "H", checker).astype(np.float64)
     _check_shapes(weight, hessian, quantized)
+    if quantized.correction is not None:
+        return verify_corrected(weight, hessian, quantized, _verify_rounded)
+    return _verify_rounded(weight, hessian, quantized)
+
+
+def _verify_rounded(weight: np.ndarray, hessian: np.ndarray, quantized: Quantized) -> Verification:
+    """Verify a layer without a correction."""
     if quantized.processing is None:
         return _verify_codes(weight, hessian, quantized)
     return verify_processed(weight, hessian, quantized, _verify_codes)
@@ -158,7 +176,8 @@ def _verify_codes(
     weight = weight.astype(np.float64, copy=False)
     n = weight.shape[1]
     order, U, D, spread = np.arange(n), None, np.zeros(n), 0.0  # v = W
-    if quantized.passes:
+    descended = is_descended(quantized)
+    if descended:
         D = hessian.diagonal()
     elif quantized.method != "nearest" and targets and not problem:
         stored = quantized.permutation
@@ -179,15 +198,16 @@ def _verify_codes(
     for i in range(0, weight.shape[0], _ROWS):
         rows = slice(i, min(i + _ROWS, weight.shape[0]))
         w = weight[rows][:, order]
-        # W_hat as the library rounds it, in the precision of the targets
-        rounded = _rows(quantized, rows).__array__(np.dtype(quantized.precision))
+        # W_hat as the library rounds it, in the precision of the targets; fits are to its values
+        part = quantized.of_rows(rows)
+        kind = quantized.precision if quantized.refit is None else np.float64
+        rounded = part.__array__(np.dtype(kind))
         E = w - rounded[:, order].astype(np.float64)
-        if quantized.passes:
-            part = _rows(quantized, rows)
+        if descended:
             excess, tolerance, step = unsettled(part, rounded.astype(np.float64), E, hessian)
             eta = step  # what the descent moved the weights that it changed by
         elif not targets:
-            excess = off_grid(_rows(quantized, rows))
+            excess = off_grid(part)
             tolerance = step = eta = np.zeros(E.shape)
         else:
             v = w if U is None else w + E @ U
@@ -213,6 +233,8 @@ def _verify_codes(
     loss = max(float(sums[0]), 0.0)
     loss_error, loss_wrong = _compare_loss(quantized, loss, sums, hessian)
     wrong_ones, right = claims(quantized)
+    if quantized.refit is not None and first is None and not problem:
+        problem = fit_objection(weight, hessian, quantized)
     if first is not None and not problem:
         problem = (
             f"{wrong} of {weight.size} {wrong_ones}, the first at "
@@ -224,7 +246,7 @@ def _verify_codes(
         ok=not problem,
         codes_wrong=wrong,
         worst=worst if checkable else float("nan"),
-        codes_checked=checkable and (not quantized.changed if quantized.passes else targets),
+        codes_checked=checkable and (not quantized.changed if descended else targets),
         first_wrong=first,
         loss=loss,
         stored_loss=float(quantized.loss),
@@ -279,17 +301,6 @@ def _feedback(
     return H, U, pivots**2, spread
 
 
-def _rows(quantized: Quantized, rows: slice) -> Quantized:
-    """The same result with some of its rows."""
-    from dataclasses import replace
-
-    grid = quantized.grid
-    if grid.scale.shape[0] > 1:
-        grid = replace(grid, scale=grid.scale[rows], zero=grid.zero[rows])
-    mask = None if quantized.mask is None else quantized.mask[rows]
-    return replace(quantized, codes=quantized.codes[rows], grid=grid, mask=mask)
-
-
 def _excess(
     quantized: Quantized,
     rows: slice,
@@ -299,7 +310,7 @@ def _excess(
     spread: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How far each code is from the rounding of v, what is allowed, in grid units, and the step."""
-    grid = quantized.grid
+    grid = uniform_grid(quantized.grid, "targets", "Its codes are searched for.")
     n = order.shape[0]
     own = slice(None) if grid.scale.shape[0] == 1 else rows
     columns = grid.columns(n)[order]
@@ -339,7 +350,7 @@ def _compare_loss(
         return float("nan"), False  # nearest without H stores none
     _, error, energy, spread, square = sums
     added = quantized.damp * float(error) if np.isfinite(quantized.damp) else 0.0
-    if quantized.method in ("safe", "obq", "exact"):
+    if quantized.refit or quantized.method in ("safe", "obq", "exact"):
         added = 0.0  # by definition, no difference of sums
     size = max(loss + added, 1e-9 * float(energy))
     gap = abs(stored - loss)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from quiplinalg.grids.apply import tie_tolerance
+from quiplinalg.grids.codebook import uniform_grid
 from quiplinalg.results import Quantized
 
 __all__ = ["claims", "off_grid", "unsettled"]
@@ -38,7 +39,8 @@ def unsettled(
     The descent knew g to within the rounding errors of the sum it is, sqrt(n) eps ||E|| ||H_k||,
     and of W_hat, eps ||W_hat|| ||H_k||.
     """
-    grid, n = quantized.grid, H.shape[0]
+    grid = uniform_grid(quantized.grid, "steps", "Its levels are verified instead.")
+    n = H.shape[0]
     columns = grid.columns(n)
     scale = np.broadcast_to(grid.scale.astype(np.float64)[:, columns], E.shape)
     codes = quantized.codes.astype(np.float64)

@@ -57,9 +57,11 @@ def verify_processed(
     processed = processing.weight(kept, "generic")
     rotated = processing.hessian(hessian, "generic")
     inside = replace(quantized, processing=None)
-    targets = clip_to_range(processed, quantized.grid) if theirs else processed
+    targets = processed
+    if theirs and quantized.refit is None:
+        targets = clip_to_range(processed, quantized.grid)  # type: ignore[arg-type]
     # what the authors' mode and the descent store is the loss by its definition
-    defined = theirs or quantized.passes > 0
+    defined = theirs or quantized.passes > 0 or quantized.refit is not None
     found = check(targets, rotated, inside, not defined)
     rounded = inside.__array__(np.dtype(np.float64))
     original = processing.undo(rounded, "generic")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.grids.codebook import CodebookGrid
 from quiplinalg.results import Quantized
 from quiplinalg.rounding import verify_descent
 
-__all__ = ["check_result", "claims", "has_targets", "objection"]
+__all__ = ["check_result", "claims", "has_targets", "is_descended", "objection"]
 
 _METHODS = (
     "nearest", "ldlq", "gptq", "safe", "quip", "quip-authors", "sparsegpt", "obq", "kbest", "exact",
+    "lnq",
 )  # fmt: skip
 _SEARCHED = ("kbest", "exact")
 
@@ -40,7 +42,14 @@ def _own_order(quantized: Quantized) -> bool:
 
 def has_targets(quantized: Quantized) -> bool:
     """Whether each code is the rounding of a target that can be computed again."""
-    return not (_own_order(quantized) or quantized.method in _SEARCHED)
+    fitted = quantized.refit is not None or isinstance(quantized.grid, CodebookGrid)
+    return not (_own_order(quantized) or quantized.method in _SEARCHED or fitted)
+
+
+def is_descended(quantized: Quantized) -> bool:
+    """Whether what can be said of the codes is that coordinate descent ended with them."""
+    fitted = quantized.refit is not None or isinstance(quantized.grid, CodebookGrid)
+    return quantized.passes > 0 and not fitted
 
 
 def objection(quantized: Quantized, n: int) -> str:
@@ -53,6 +62,10 @@ def objection(quantized: Quantized, n: int) -> str:
         return f"permutation is not one of the {n} columns"
     elif order == "natural" and not np.array_equal(permutation, np.arange(n)):
         return "order is 'natural', but a permutation that changes the order is stored"
+    fits = ("levels",) if isinstance(quantized.grid, CodebookGrid) else (None, "scale", "both")
+    if quantized.refit not in fits:
+        known = " or ".join(map(repr, fits))
+        return f"refit must be {known} on this grid; it is {quantized.refit!r}"
     if not (np.isfinite(quantized.damp) and quantized.damp >= 0):
         return f"damp must be finite and at least 0; it is {quantized.damp!r}"
     if quantized.rounding == "stochastic" and quantized.seed is None:
@@ -65,7 +78,14 @@ def objection(quantized: Quantized, n: int) -> str:
 
 def claims(quantized: Quantized) -> tuple[str, str]:
     """What is said of wrong codes, and of a layer without any."""
-    if quantized.passes:
+    if quantized.refit:
+        what = {"scale": "scales", "both": "scales and zeros"}.get(quantized.refit, "levels")
+        return (
+            "codes are not on the grid",
+            f"every code is on the grid, no other {what} lower the loss for the codes, and the "
+            "loss is the stored one",
+        )
+    if is_descended(quantized):
         return verify_descent.claims(quantized)
     if has_targets(quantized):
         return (

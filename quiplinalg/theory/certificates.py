@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from quiplinalg.arguments import suggest_keywords
 from quiplinalg.errors import DTypeError, InvalidArgumentError, NotPositiveDefiniteError
 from quiplinalg.grids.apply import dequantize
+from quiplinalg.grids.codebook import uniform_grid
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.incoherence.draws import check_seed
@@ -175,6 +176,12 @@ def certify(W: Any, H: Any, quantized: Quantized, *, rows: int = 16, seed: int =
             f"{quantized.shape[1]}); got W {weight.shape} and H {hessian.shape}. "
             "Pass the W and H that were quantised, W.T for Keras or Flax kernels."
         )
+    if quantized.correction is not None:
+        raise InvalidArgumentError(
+            "quantized must have no low-rank correction: the bounds are for what codes can reach; "
+            f"got one of rank {quantized.correction.rank}. Certify the layer without it: "
+            "dataclasses.replace(quantized, correction=None)."
+        )
     processing, known, off = quantized.processing, 0.0, np.zeros(m)
     if processing is not None:
         if processing.input is not None:
@@ -242,14 +249,12 @@ class _Layer:
 
     def __init__(self, W: np.ndarray, H: np.ndarray, quantized: Quantized):
         self.W, self.H, self.quantized = W, H, quantized
+        self.grid = uniform_grid(quantized.grid, "bounds", "There is none for levels.")
 
     def grid_of(self, rows: int | slice) -> UniformGrid:
         """The grid of some rows."""
-        grid = self.quantized.grid
-        if grid.scale.shape[0] == 1:
-            return grid
         own = slice(rows, rows + 1) if isinstance(rows, int) else rows
-        return replace(grid, scale=grid.scale[own], zero=grid.zero[own])
+        return self.grid.of_rows(own)
 
     def mask_of(self, rows: int | slice) -> np.ndarray | None:
         """The mask of some rows."""
@@ -305,7 +310,7 @@ class _Layer:
 
     def _steps(self, live: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Steps of rows by column, and how many rows each stands for."""
-        grid, m = self.quantized.grid, self.W.shape[0]
+        grid, m = self.grid, self.W.shape[0]
         scale = grid.scale.astype(np.float64)
         if scale.shape[1] == 1:  # one step a row: they only add up
             total = float(np.square(scale).sum()) * (m / max(scale.shape[0], 1))

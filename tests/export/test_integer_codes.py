@@ -91,10 +91,10 @@ def test_words_are_one_stream_of_bits(bits, n):
 
 def test_every_field_of_a_result_is_accounted_for():
     """A new part of W_hat must go into each export, or be refused there: then add it here."""
-    used = {"codes", "grid", "dead", "precision", "processing", "mask"}
+    used = {"codes", "grid", "dead", "precision", "processing", "mask", "correction"}
     told = {
         "method", "rounding", "order", "permutation", "loss", "trace_D", "damp", "near_tie_rows",
-        "clipped", "seed", "feedback_bound", "passes", "changed", "candidates", "restore",
+        "clipped", "seed", "feedback_bound", "passes", "changed", "candidates", "refit", "restore",
     }  # fmt: skip
     assert {field.name for field in dataclasses.fields(Quantized)} == used | told
     grid = {field.name for field in dataclasses.fields(UniformGrid)}

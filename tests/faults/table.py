@@ -1,6 +1,7 @@
 """All seeded faults."""
 
 import other_faults
+import refine_faults
 import rounding_faults
 import scale_faults
 import search_faults
@@ -12,4 +13,5 @@ FAULTS = (
     *second_order_faults.FAULTS,
     *search_faults.FAULTS,
     *scale_faults.FAULTS,
+    *refine_faults.FAULTS,
 )

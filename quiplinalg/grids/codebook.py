@@ -1,0 +1,135 @@
+"""Codebooks, value = levels[row, code]: any levels, each row its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.grids.uniform import UniformGrid
+
+__all__ = ["CodebookGrid", "Grid", "uniform_grid"]
+
+_ROWS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class CodebookGrid:
+    """The grid ``W_hat[i, j] = levels[i, codes[i, j]]`` with codes 0 .. 2**bits - 1.
+
+    Parameters
+    ----------
+    levels : ndarray, (m, 2**bits), float16, float32 or float64
+        The values of a row, as they are stored: finite, in ascending order; equal ones may repeat.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Levels of another shape or dtype, out of order, or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np, quiplinalg as ql
+    >>> grid = ql.CodebookGrid(np.array([[-1.0, 0.0, 0.5, 2.0]]))
+    >>> grid.bits, grid.values(np.array([[3, 0, 2]], np.uint8), np.float64)
+    (2, array([[ 2. , -1. ,  0.5]]))
+    """
+
+    levels: np.ndarray
+
+    kind = "codebook"
+
+    def __post_init__(self) -> None:
+        levels = np.asarray(self.levels)
+        known = levels.ndim == 2 and levels.shape[1] in [2**bits for bits in range(1, 9)]
+        if not known or levels.dtype.kind != "f":
+            raise InvalidArgumentError(
+                "levels must be a floating array (m, 2**bits), bits 1 to 8; got "
+                f"{levels.dtype} of shape {levels.shape}. Repeat a level to fill a row."
+            )
+        if not (np.isfinite(levels).all() and (levels[:, 1:] >= levels[:, :-1]).all()):
+            raise InvalidArgumentError(
+                "levels must be finite, and ascend along each row; got others. Sort them with "
+                "np.sort(levels, axis=1); where float16 overflows, store them in float32."
+            )
+
+    @property
+    def bits(self) -> int:
+        """The width of a code, 1 to 8."""
+        return int(self.levels.shape[1]).bit_length() - 1
+
+    @property
+    def maxq(self) -> float:
+        """The largest code, 2**bits - 1."""
+        return float(self.levels.shape[1] - 1)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What the levels are stored in."""
+        return self.levels.dtype
+
+    @property
+    def code_dtype(self) -> np.dtype:
+        """uint8."""
+        return np.dtype(np.uint8)
+
+    @property
+    def rows(self) -> int:
+        """The rows that have levels, m."""
+        return self.levels.shape[0]
+
+    @property
+    def groups(self) -> int:
+        """1: the levels are those of a whole row."""
+        return 1
+
+    def of_rows(self, rows: slice | np.ndarray) -> CodebookGrid:
+        """The grid of some rows."""
+        return CodebookGrid(self.levels[rows])
+
+    def storage_bits(self, m: int, n: int) -> int:
+        """Bits that the levels take on disk."""
+        return 8 * self.levels.nbytes
+
+    def values(self, codes: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
+        """Return levels[i, codes[i, j]], (m, n), in a dtype."""
+        levels, out = self.levels.astype(dtype), np.empty(codes.shape, dtype)
+        for i in range(0, codes.shape[0], _ROWS):
+            own = codes[i : i + _ROWS].astype(np.intp)
+            out[i : i + _ROWS] = np.take_along_axis(levels[i : i + _ROWS], own, axis=1)
+        return out
+
+    def nearest(self, W: np.ndarray) -> np.ndarray:
+        """Return the codes of the levels nearest to W, (m, n): the lower one where two tie."""
+        levels = self.levels.astype(np.float64)
+        middles = (levels[:, 1:] + levels[:, :-1]) / 2
+        codes = np.empty(W.shape, np.uint8)
+        for i, row in enumerate(W):
+            codes[i] = np.searchsorted(middles[i], row.astype(np.float64), side="left")
+        return codes
+
+    def __repr__(self) -> str:
+        return f"CodebookGrid({self.bits} bits, rows={self.levels.shape[0]}, {self.dtype})"
+
+
+Grid = UniformGrid | CodebookGrid
+
+
+def uniform_grid(
+    grid: Grid, what: str = "this", remedy: str = "lnq makes such layers, others do not."
+) -> UniformGrid:
+    """Return a grid that has scales and zeros; raise, for what needs them, where it has levels.
+
+    Parameters
+    ----------
+    grid : UniformGrid or CodebookGrid
+    what, remedy : str
+        What needs them, and what to do instead, for the message.
+    """
+    if isinstance(grid, UniformGrid):
+        return grid
+    raise InvalidArgumentError(
+        f"grid must have scales and zeros for {what}; got {grid!r}, levels of each row's own. "
+        f"{remedy}"
+    )
