@@ -42,7 +42,6 @@ __all__ = [
 ]
 
 VERSION = "1.0"
-_NEWER = {"layer": "2.0"}  # encodings with a later version that is known too
 FLOATS = tuple(map(np.dtype, (np.float16, BFLOAT16, np.float32, np.float64)))
 
 _MAX_ATTRIBUTES = 1000
@@ -56,7 +55,7 @@ def set_encoding(node: h5py.Group | h5py.Dataset, encoding: str, version: str = 
     set_attributes(node, **{"encoding-type": encoding, "encoding-version": version})
 
 
-def check_encoding(node: h5py.Group | h5py.Dataset, encoding: str) -> None:
+def check_encoding(node: h5py.Group | h5py.Dataset, encoding: str, known: str = VERSION) -> None:
     """Raise FormatError unless an element is what it should be, in a version that is known."""
     path = node.file.filename
     found = read_attribute(node, "encoding-type", str)
@@ -73,7 +72,6 @@ def check_encoding(node: h5py.Group | h5py.Dataset, encoding: str) -> None:
         raise FormatError(
             f"expected encoding-version={VERSION!r}; got {version!r}", path, node.name
         )
-    known = _NEWER.get(encoding, VERSION)
     if int(major) > int(known.partition(".")[0]):
         raise FormatError(
             f"expected encoding-version {known} or older; got {version}: the file was written "

@@ -36,6 +36,7 @@ from quiplinalg.files.result_layout import (
     LAYER_SCALARS,
     PROCESSING_SCALARS,
     PRUNED_SCALARS,
+    REFINED,
     RESERVED,
     is_processing,
     layer_objection,
@@ -170,7 +171,7 @@ class ResultReader(CheckedReader):
                 self.path,
                 group.name,
             )
-        check_encoding(group, found if found in KINDS else "layer")
+        check_encoding(group, found if found in KINDS else "layer", REFINED)
         return group
 
     def _read(self, group: h5py.Group, key: str, dtype: Any = None) -> np.ndarray:
