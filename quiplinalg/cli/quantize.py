@@ -75,6 +75,16 @@ def _check(options: Any, policy: Policy) -> None:
         os.path.realpath(options.output) + ".run"
     )
     overwrite = policy.settings.get("overwrite", False)
+    unfinished = os.path.realpath(options.output) + ".run"
+    if (
+        os.path.exists(options.output)
+        and os.path.exists(unfinished)
+        and not (going_on or options.dry_run or options.restart)
+    ):
+        raise UsageError(
+            f"OUT.h5 must be new; got {options.output!r}, of a run with layers that failed, which "
+            f"is kept in {unfinished!r}. Go on with --retry-failed, or throw it away with --restart"
+        )
     check_paths(options.input, options.output, overwrite or going_on or options.dry_run)
     if options.report is not None:
         check_place("--report", options.report, options.output)
@@ -114,7 +124,7 @@ def _dry_run(options: Any, policy: Policy) -> int:
             skipped=list(plan.skipped), failed=list(broken), flops=plan.flops,
             memory=plan.memory(jobs), scratch=plan.scratch(jobs),
         )  # fmt: skip
-        return OK
+        return SOME_FAILED if broken else OK
     print_table(
         ("layer", "H shared with", "method", "shape", "dtype", "bits", "Gflop", "memory", "where"),
         rows,
@@ -127,7 +137,7 @@ def _dry_run(options: Any, policy: Policy) -> int:
         f"{len(plan.tasks)} tasks, {format_bytes(plan.memory(jobs))} of memory{disk}: a dry run, "
         f"{options.output} was not written"
     )
-    return OK
+    return SOME_FAILED if broken else OK
 
 
 def _shared(plan: Plan) -> dict[str, str | None]:

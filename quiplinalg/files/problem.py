@@ -65,6 +65,7 @@ class ProblemReader(ProblemSource):
         self._limits = limits or Limits()
         self._file = open_file(path)
         self._digests: dict[str, str] = {}  # of Hessians, by key
+        self._infos: dict[str, LayerInfo] = {}
         self._last: tuple[str, tuple[h5py.Dataset, h5py.Dataset, LayerInfo]] | None = None
         try:
             with format_errors(self.path):
@@ -147,8 +148,10 @@ class ProblemReader(ProblemSource):
 
     def info(self, name: str) -> LayerInfo:
         """Describe a layer; no array is read."""
-        with format_errors(self.path, f"layers/{name}"):
-            return self._layer(name)[2]
+        if name not in self._infos:
+            with format_errors(self.path, f"layers/{name}"):
+                self._infos[name] = self._layer(name)[2]
+        return self._infos[name]
 
     def weight(self, name: str) -> np.ndarray:
         """Read a weight as (out, in), in its stored dtype."""
@@ -207,6 +210,7 @@ class ProblemReader(ProblemSource):
     def close(self) -> None:
         """Close the file."""
         self._last = None
+        self._infos.clear()
         self._file.close()
 
 

@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from quiplinalg.factor.source import SymmetricSource
 from quiplinalg.grids.apply import rounded_to_nearest
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.parallel import run_all, single_blas_thread
 from quiplinalg.results import Quantized
 
-__all__ = ["Comparison", "column_blocks", "compare", "quadratic_forms"]
+__all__ = ["Comparison", "column_blocks", "compare", "quadratic_forms", "source_blocks"]
 
 _ROWS = 64  # of a piece; the pieces are the same for any number of threads
-_COLUMNS = 1024
+_COLUMNS = 256  # of a block of H, laid out alike wherever H is: the same bits
 
 Blocks = Iterable[tuple[slice, np.ndarray]]
 
@@ -111,12 +112,24 @@ def _errors(
 
 
 def column_blocks(H: np.ndarray, dtype: np.dtype) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield H in blocks of columns, in ``dtype``: one block, where it has that already."""
+    """Yield H in blocks of columns, in ``dtype``."""
     n = H.shape[1]
-    step = max(n, 1) if H.dtype == dtype else _COLUMNS
+    for j in range(0, n, _COLUMNS):
+        columns = slice(j, min(j + _COLUMNS, n))
+        yield columns, np.ascontiguousarray(H[:, columns], dtype)
+
+
+def source_blocks(
+    source: SymmetricSource, dtype: np.dtype, memory: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield the same blocks of an H that is read piece by piece, in ``memory`` bytes or so."""
+    n = source.n
+    each = max(n, 1) * _COLUMNS * (source.dtype.itemsize + dtype.itemsize)
+    step = max(1, memory // each) * _COLUMNS  # read together: a triangle is passed over each time
     for j in range(0, n, step):
-        columns = slice(j, min(j + step, n))
-        yield columns, H[:, columns].astype(dtype, copy=False)
+        H = source.block(slice(0, n), slice(j, min(j + step, n)))
+        for columns, part in column_blocks(H, dtype):
+            yield slice(j + columns.start, j + columns.stop), part
 
 
 def quadratic_forms(matrices: list[np.ndarray], blocks: Blocks) -> list[float]:

@@ -15,13 +15,15 @@ __all__ = ["differences", "identity"]
 _NAMED = 3  # layers that a line names
 
 
-def identity(plan: Plan) -> dict[str, Any]:
+def identity(plan: Plan, rows: int | None = None) -> dict[str, Any]:
     """Return, ready for JSON, all that the bytes of the result depend on beside the arrays.
 
-    Not the jobs, the threads or the paths: they change nothing.
+    Not the jobs, the threads or the paths: they change nothing.  ``rows`` are those that each
+    layer is compared on, None for all.
     """
     return {
         "version": quiplinalg.__version__,
+        "rows": rows,
         "layers": {
             key: {
                 "shape": list(layer.shape),
@@ -55,11 +57,19 @@ def differences(
     found = []
     if old["version"] != new["version"]:
         found.append(f"quiplinalg {old['version']} in the run, {new['version']} now")
+    compared = [_rows(each) for each in (old, new)]
+    if compared[0] != compared[1]:
+        found.append(f"compared on {compared[0]} rows in the run, on {compared[1]} now")
     changes: dict[str, list[str]] = {}
     for name in sorted({*old["layers"], *new["layers"]} - set(ignore)):
         for change in _changes(old["layers"].get(name), new["layers"].get(name)):
             changes.setdefault(change, []).append(name)
     return found + [f"{_named(names)}: {change}" for change, names in changes.items()]
+
+
+def _rows(record: dict[str, Any]) -> str:
+    rows = record.get("rows")
+    return "all" if rows is None else str(rows)
 
 
 def _changes(old: dict[str, Any] | None, new: dict[str, Any] | None) -> Iterator[str]:

@@ -24,7 +24,7 @@ from quiplinalg.errors import QuipLinalgError
 from quiplinalg.files.image import layer_image
 from quiplinalg.files.problem import open_problem
 from quiplinalg.kernels.record import select
-from quiplinalg.model.comparison import column_blocks, compare
+from quiplinalg.model.comparison import column_blocks, compare, source_blocks
 from quiplinalg.model.options import LayerOptions
 from quiplinalg.model.run_directory import write_shard
 from quiplinalg.parallel import num_threads
@@ -187,7 +187,7 @@ class _Task:
             )
             self.tiles = (wanted, factored)
         q = options.quantize(name, W, self.tiles[1])
-        return q, source.column_blocks(_work_dtype(W), memory // 4)
+        return q, source_blocks(source, _work_dtype(W), memory // 4)
 
     def close(self) -> None:
         """Give the tiles on the disk back."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from quiplinalg.errors import FormatError
 from quiplinalg.files.atomic import check_target, commit
 from quiplinalg.files.durable import write_new
 from quiplinalg.files.image import open_image
@@ -69,12 +70,17 @@ def merge(
     In memory at a time: the largest layer, packed, twice.
     """
     place = check_output(run, target, overwrite)
+    chosen = list(run.done if keys is None else keys)
     replaced = overwrite or place.exists()
     merged = run.path / "merged.h5"
     with ResultWriter(merged, overwrite=True) as writer:
-        chosen = run.done if keys is None else keys
         for name, key in sorted((run.done[key]["layer"], key) for key in chosen):
-            with open_image(run.read_shard(key), key) as shard:
+            try:
+                data = run.read_shard(key)
+            except FormatError:
+                run.check_shards(sorted(chosen))  # so that one more run mends all of them
+                raise
+            with open_image(data, key) as shard:
                 writer.add_stored(name, shard.stored(name))
     known = [each for each in _own(run) if each == _identity(place)]
     write_new(_note(run), json.dumps([*known, _identity(merged)]).encode())

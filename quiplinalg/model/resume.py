@@ -21,6 +21,7 @@ _NAMED = 5  # layers that a message names
 def open_run(
     path: Path,
     plan: Plan,
+    rows: int | None,
     stamp: Mapping[str, int],
     going_on: bool,
     retry_failed: bool,
@@ -35,6 +36,8 @@ def open_run(
         The run directory.
     plan : Plan
         What is to be done now.
+    rows : int or None
+        That each layer is compared on.
     stamp : mapping
         Of the input now, from `stamp`.
     going_on : bool
@@ -50,11 +53,16 @@ def open_run(
         A run that is there but not wanted, or not the same.
     """
     now: dict[str, Any] = {
-        "identity": identity(plan),
+        "identity": identity(plan, rows),
         "source": os.path.realpath(plan.source),
         "stamp": stamp,
     }
-    if restart and (path / "plan.json").exists():
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise InvalidArgumentError(
+            f"the run must have a directory beside its result; got {str(path)!r}, which is "
+            f"{'a link' if path.is_symlink() else 'a file'}. Move it away."
+        )
+    if restart and path.exists():
         RunDirectory.discard(path)
     if not going_on:
         return RunDirectory.create(path, now)
@@ -67,10 +75,11 @@ def open_run(
         if missing and not changes:
             changes = [f"{_some(missing)}: done in the run, but not asked for now"]
         if changes:
+            other = " (--retry-failed: what is not done gets those of now)" if run.failed else ""
             raise InvalidArgumentError(
                 f"a run must go on as it began; the one in {str(path)!r} differs: "
-                f"{'; '.join(changes)}. Give the options that it began with, or throw away what "
-                "it has done (--restart)."
+                f"{'; '.join(changes)}. Give the options that it began with{other}, or throw away "
+                "what it has done (--restart)."
             )
         if run.plan["stamp"] != stamp or run.plan["source"] != now["source"]:
             check_inputs(plan.source, run.done, path)

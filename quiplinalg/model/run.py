@@ -41,7 +41,7 @@ def run_model(
     restart: bool = False,
     measure: bool = False,
     compare_rows: int | None = COMPARED_ROWS,
-    workers: executors.Workers | None = None,
+    workers: executors.Workers | Callable[[], executors.Workers] | None = None,
     listener: Listener | None = None,
 ) -> ModelRun:
     """Round the layers of a problem file as a policy says; see `quantize_model`.
@@ -50,12 +50,19 @@ def run_model(
     ----------
     measure : bool
         Do every layer at every width, choose, and keep all that for a run with ``resume``.
+    workers : Workers or callable, optional
+        Or what makes them, called when all is checked.
     """
     say = listener or (lambda event, facts: None)
     path = Path(os.path.realpath(target))
     where = path.with_name(path.name + ".run")
     overwrite = policy.settings.get("overwrite", False)
     jobs, threads = policy.settings.get("jobs", 1), policy.settings.get("threads")
+    if restart and (resume or retry_failed):
+        raise InvalidArgumentError(
+            "restart throws a run away, resume and retry_failed go on with it; got both. "
+            "Leave one of them out."
+        )
     going_on = retry_failed or (resume and (where / "plan.json").exists())
     _check_apart(source, target)
     check_target(path, overwrite or going_on or measure)
@@ -64,12 +71,15 @@ def run_model(
     plan, broken = plan_model(source, policy, say, path.parent)
     budget = policy.settings.get("budget")
     check_budget(plan, budget, measure)
-    with open_run(where, plan, now, going_on, retry_failed, restart, say) as directory:
+    with open_run(
+        where, plan, compare_rows, now, going_on, retry_failed, restart, say
+    ) as directory:
         if not measure:
             check_output(directory, path, overwrite)
         run = _Run(os.path.realpath(source), directory, plan, compare_rows, threads, say)
         try:
-            run.work(broken, retry_failed, workers or _own(jobs, threads))
+            found = workers() if callable(workers) else workers
+            run.work(broken, retry_failed, found or _own(jobs, threads))
         except BaseException:
             if not directory.done:  # nothing to go on from
                 directory.remove()
@@ -114,6 +124,11 @@ def plan_model(
             threads=settings.get("threads"),
             scratch=str(folder),
         )
+    if not plan.tasks and not broken:
+        raise InvalidArgumentError(
+            f"at least one layer must be rounded; got rules that skip all {len(plan.skipped)}. "
+            "Take skip out of one of them."
+        )
     return plan, broken
 
 
@@ -147,6 +162,8 @@ class _Run:
     def work(self, broken: dict[str, str], again: bool, workers: executors.Workers) -> None:
         """Do every layer that is neither done nor, unless ``again``, failed."""
         directory, plan = self.directory, self.plan
+        asked = {*self._layers, *broken}  # a failure that is not asked for again is no failure
+        self.failed = {key: facts for key, facts in self.failed.items() if key in asked}
         settled = set(directory.done) | (set() if again else set(directory.failed))
         tasks = [
             self._task(left, task.memory)

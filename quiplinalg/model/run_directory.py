@@ -4,7 +4,7 @@
 
     lock              held by the process that runs; the kernel frees it when that process dies
     holder            who that is, for people
-    plan.json         written last when a run starts, removed first when it is over: no run without
+    plan.json         written last when a run starts: no run without; over.json when it is over
     manifest.jsonl    facts about each layer, done or failed
     shards/           a result file of one layer each, named by the SHA-256 of the record's key
     merged.h5         all layers, before it gets its name
@@ -20,8 +20,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import socket
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +37,7 @@ from quiplinalg.model.manifest import Manifest, from_line, to_line
 __all__ = ["RunDirectory", "key_of", "write_shard"]
 
 Facts = dict[str, Any]
+_SHARD = re.compile(r"[0-9a-f]{32}\.h5|\..*\.tmp")  # what is ours of what is in shards
 
 
 def write_shard(run_path: str | os.PathLike, key: str, data: bytes) -> Facts:
@@ -66,6 +69,10 @@ def write_shard(run_path: str | os.PathLike, key: str, data: bytes) -> Facts:
 def key_of(facts: Facts) -> str:
     """Return the key of a record."""
     return str(facts.get("key", facts["layer"]))
+
+
+def _shards(path: Path) -> list[Path]:
+    return list((path / "shards").glob("*.h5"))
 
 
 def _shard_path(run_path: str | os.PathLike, key: str) -> Path:
@@ -107,6 +114,12 @@ class RunDirectory:
         """
         path = Path(path)
         path.mkdir(exist_ok=True)
+        known = (path / "plan.json").exists() or (path / "over.json").exists()
+        if _shards(path) and not known:
+            raise InvalidArgumentError(
+                f"a new run must have a directory of its own; got {str(path)!r}, which has layers "
+                "of a run whose plan is gone. Remove them (--restart)."
+            )
         sync_directory(path.parent)
         self = cls(path)
         if (path / "plan.json").exists():
@@ -117,7 +130,7 @@ class RunDirectory:
             )
         try:
             self._clear()
-            (path / "shards").mkdir()
+            (path / "shards").mkdir(exist_ok=True)
             write_new(path / "plan.json", to_line(plan)[0])
             self._read()
         except BaseException:
@@ -144,7 +157,7 @@ class RunDirectory:
         if not (path / "plan.json").exists():
             raise InvalidArgumentError(
                 f"there must be a run to go on with; got {str(path)!r}, which has none. "
-                "Start without --resume"
+                "Leave out --resume and --retry-failed"
             )
         self = cls(path)
         try:
@@ -226,15 +239,32 @@ class RunDirectory:
             )
         return data
 
+    def check_shards(self, keys: Iterable[str]) -> None:
+        """Raise FormatError with all the layers whose result files are not what was written."""
+        damaged = []
+        for key in keys:
+            try:
+                self.read_shard(key)
+            except (FormatError, FileNotFoundError):
+                damaged.append(key)
+        if damaged:
+            raise FormatError(
+                f"expected layers {', '.join(map(repr, damaged))} as they were written; got other "
+                "bytes, so they are removed. --resume does these layers again",
+                str(self.path),
+            )
+
     def sweep(self) -> None:
         """Remove what killed processes left: temporary files, and shards without a record."""
         kept = {_shard_path(self.path, key) for key in self.done}
-        for path in {*(self.path / "shards").iterdir(), *self._temporary()} - kept:
+        here = [p for p in (self.path / "shards").iterdir() if _SHARD.fullmatch(p.name)]
+        for path in {*here, *self._temporary()} - kept:
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """End the run: remove the directory, and with it what is done."""
-        (self.path / "plan.json").unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self.path / "plan.json", self.path / "over.json")
         sync_directory(self.path)
         self._clear()
         for name in ("holder", "lock"):  # while it is held, so that no other can have it
@@ -265,6 +295,12 @@ class RunDirectory:
                 "expected a plan with its checksum; got another. Throw the run away (--restart)",
                 str(path),
             )
+        if not (self.path / "manifest.jsonl").exists() and _shards(self.path):
+            raise FormatError(
+                "expected the records of what is done; got none. Throw the run away (--restart)",
+                str(self.path / "manifest.jsonl"),
+            )
+        (self.path / "shards").mkdir(exist_ok=True)
         self.plan = found[0]
         self.done, self.failed = {}, {}
         self._manifest = Manifest(self.path / "manifest.jsonl")
@@ -289,12 +325,15 @@ class RunDirectory:
 
     def _clear(self) -> None:
         """Remove every file of a run that is over, but not the lock."""
-        if (self.path / "shards").is_dir():
-            for path in (self.path / "shards").iterdir():
-                path.unlink(missing_ok=True)
-            (self.path / "shards").rmdir()
-        files = [self.path / name for name in ("manifest.jsonl", "merged.json", "merged.h5")]
-        for path in (*files, *self._temporary()):
+        shards = self.path / "shards"
+        if shards.is_dir():
+            for path in shards.iterdir():
+                if _SHARD.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # something of somebody else's is in it
+                shards.rmdir()
+        names = ("manifest.jsonl", "merged.json", "merged.h5", "over.json")
+        for path in (*(self.path / name for name in names), *self._temporary()):
             path.unlink(missing_ok=True)
 
     def _temporary(self) -> list[Path]:

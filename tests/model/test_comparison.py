@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import quiplinalg as ql
-from quiplinalg.model.comparison import column_blocks, compare, quadratic_forms
+from quiplinalg.factor.source import ArraySource
+from quiplinalg.model.comparison import column_blocks, compare, quadratic_forms, source_blocks
 
 
 def problem(m=12, n=16, seed=0):
@@ -94,6 +95,13 @@ def test_the_same_bits_for_any_number_of_threads(threads):
 def test_blocks_in_another_precision_are_the_whole():
     _, H = problem(8, 2100)
     parts = list(column_blocks(H, np.dtype(np.float64)))
-    assert len(parts) == 3 and all(part.dtype == np.float64 for _, part in parts)
+    assert len(parts) == 9 and all(part.dtype == np.float64 for _, part in parts)
     np.testing.assert_array_equal(np.hstack([part for _, part in parts]), H)
-    assert len(list(column_blocks(H, H.dtype))) == 1
+
+
+@pytest.mark.parametrize("memory", [0, 5 << 20, 1 << 30])
+def test_an_h_on_the_disk_gives_the_same_bits(memory):
+    W, H = problem(8, 700)
+    q = ql.ldlq(W, H, bits=2)
+    there = source_blocks(ArraySource(H), W.dtype, memory)
+    assert compare(W, there, q, 5) == compare(W, blocks(H, W), q, 5)

@@ -109,12 +109,13 @@ def test_a_run_may_replace_its_own_file(tmp_path, run, layers, monkeypatch, hard
         merge(run, out)
 
 
-def test_a_damaged_shard_is_named_and_no_file_is_made(tmp_path, run):
-    path = run.path / "shards" / run.done["b/k"]["shard"]["file"]
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(FormatError, match="layer 'b/k'"):
+def test_damaged_shards_are_named_and_no_file_is_made(tmp_path, run):
+    for name in ("a", "b/k"):
+        path = run.path / "shards" / run.done[name]["shard"]["file"]
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(FormatError, match="layers 'a', 'b/k'"):
         merge(run, tmp_path / "out.h5")
     assert [p.name for p in tmp_path.iterdir()] == ["out.h5.run"]
 

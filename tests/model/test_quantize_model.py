@@ -363,8 +363,15 @@ def test_paths_that_cannot_be(model, out, tmp_path):
     with pytest.raises(FormatError):
         ql.quantize_model(tmp_path / "none.h5", out)
     (tmp_path / "out.h5.run").write_text("a file where the directory would be")
-    with pytest.raises(OSError):
+    with pytest.raises(InvalidArgumentError, match="which is a file"):
         ql.quantize_model(model, out)
+    os.unlink(tmp_path / "out.h5.run")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "out.h5.run")
+    with pytest.raises(InvalidArgumentError, match="which is a link"):
+        ql.quantize_model(model, out)
+    os.unlink(tmp_path / "out.h5.run")
+    with pytest.raises(InvalidArgumentError, match="got both"):
+        ql.quantize_model(model, out, resume=True, restart=True)
 
 
 def test_rules_by_layer(model, out, tmp_path):
@@ -385,6 +392,25 @@ def test_rules_by_layer(model, out, tmp_path):
     os.unlink(out)
     run = ql.quantize_model(model, out, config=config, bits=3)  # an argument over every rule
     assert {facts["bits"] for facts in run.done} == {3}
+
+
+def test_rules_that_skip_everything_are_told(model, out, tmp_path):
+    (tmp_path / "policy.toml").write_text("[[rules]]\nmatch = '.*'\nskip = true\n")
+    with pytest.raises(InvalidArgumentError, match="skip all 5"):
+        ql.quantize_model(model, out, config=tmp_path / "policy.toml")
+
+
+def test_a_run_can_end_without_the_layers_that_fail(tmp_path, out):
+    model = write(tmp_path / "model.h5", indefinite=("head",))
+    assert list(ql.quantize_model(model, out, damp=0.0).failed) == ["head"]
+    run = ql.quantize_model(model, out, damp=0.0, retry_failed=True, exclude=["head"])
+    assert run.failed == {} and len(run.done) == 4 and not os.path.exists(out + ".run")
+
+
+def test_the_rows_that_are_compared_are_part_of_a_run(model, out):
+    interrupted(model, out)
+    with pytest.raises(InvalidArgumentError, match="compared on 128 rows in the run, on all now"):
+        ql.quantize_model(model, out, bits=3, resume=True, compare_rows=None)
 
 
 def test_one_run_at_a_time(model, out):

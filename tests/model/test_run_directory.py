@@ -70,7 +70,7 @@ def test_names_of_layers_are_no_paths(path):
 
 
 def test_a_new_run_needs_a_directory_without_one(path):
-    with pytest.raises(InvalidArgumentError, match="without --resume"):
+    with pytest.raises(InvalidArgumentError, match="Leave out --resume"):
         RunDirectory.open(path)
     assert not path.exists()
     RunDirectory.create(path, PLAN).close()
@@ -79,10 +79,13 @@ def test_a_new_run_needs_a_directory_without_one(path):
     RunDirectory.open(path).close()  # and it gave the lock back
 
 
-def test_a_removal_that_was_interrupted_is_finished_by_the_next_run(path):
+def test_a_removal_that_was_interrupted_is_finished_by_the_next_run(path, monkeypatch):
     with RunDirectory.create(path, PLAN) as run:
         finish(run, "a")
-    (path / "plan.json").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(RunDirectory, "_clear", lambda self: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                run.remove()
     with pytest.raises(InvalidArgumentError):
         RunDirectory.open(path)
     with RunDirectory.create(path, PLAN) as run:
@@ -161,9 +164,27 @@ def test_sweep_removes_what_has_no_record(path):
 def test_what_is_somebody_elses_stays(path):
     with RunDirectory.create(path, PLAN) as run:
         (path / "notes.txt").write_text("mine")
+        (path / "shards" / "thesis.txt").write_text("mine")
         run.remove()
-    assert files(path) == ["notes.txt"]
-    RunDirectory.create(path, PLAN).close()
+    assert sorted(p.name for p in path.rglob("*")) == ["notes.txt", "shards", "thesis.txt"]
+    with RunDirectory.create(path, PLAN) as run:
+        run.sweep()
+    assert (path / "shards" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("lost, error", [("plan.json", InvalidArgumentError),
+                                         ("manifest.jsonl", FormatError)])  # fmt: skip
+def test_layers_without_their_plan_or_records_are_kept(path, lost, error):
+    with RunDirectory.create(path, PLAN) as run:
+        finish(run, "a")
+    (path / lost).unlink()
+    with pytest.raises(error, match="--restart"):
+        (RunDirectory.create if lost == "plan.json" else RunDirectory.open)(
+            path, *([PLAN] if lost == "plan.json" else [])
+        )
+    assert len(list((path / "shards").glob("*.h5"))) == 1
+    RunDirectory.discard(path)
+    assert not path.exists()
 
 
 def test_a_damaged_plan_is_refused(path):
