@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, errors, tables, JSON lines, a progress bar."""
+"""What the commands share: exit codes, messages, stdout, tables, JSON lines, a progress bar."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NoReturn, TextIO
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, TextIO, cast
 
 __all__ = [
     "FAILED",
@@ -17,6 +17,7 @@ __all__ = [
     "SOME_FAILED",
     "USAGE",
     "Interrupts",
+    "OutputError",
     "Parser",
     "UsageError",
     "decibels",
@@ -31,7 +32,8 @@ __all__ = [
     "plain",
     "print_table",
     "progress",
-    "silence_output",
+    "standard_streams",
+    "typed",
     "warn",
 ]
 
@@ -98,7 +100,12 @@ def _color(stream: TextIO) -> bool:
 def _say(kind: str, code: int, message: str) -> None:
     if _color(sys.stderr):
         kind = f"\x1b[{code}m{kind}\x1b[0m"
-    print(f"quiplinalg: {kind}: {harmless(message)}", file=sys.stderr, flush=True)
+    _tell(f"quiplinalg: {kind}: {harmless(message)}")
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):  # a run goes on where nobody can read what it says
+        print(line, file=sys.stderr, flush=True)
 
 
 def harmless(text: str) -> str:
@@ -118,7 +125,28 @@ def warn(message: str) -> None:
 
 def note(message: str) -> None:
     """Print a line for people on stderr, so that stdout stays for results."""
-    print(harmless(message), file=sys.stderr, flush=True)
+    _tell(harmless(message))
+
+
+# what the library calls its options, in messages of its own, and what they are here
+_TYPED = {
+    'damp="auto"': "--damp auto",
+    "Raise damp": "Raise --damp",
+    "overwrite=True": "--overwrite",
+    "max_memory must hold": "--max-memory must hold",
+    "got max_memory=": "got --max-memory ",
+    "smaller max_memory": "smaller --max-memory",
+}
+
+
+def typed(message: str) -> str:
+    """The message of an error of the library, with its options as they are typed here.
+
+    Whole phrases: a key of a configuration file is no flag.
+    """
+    for words, flag in _TYPED.items():
+        message = message.replace(words, flag)
+    return message
 
 
 class Interrupts:
@@ -158,12 +186,64 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
-def silence_output() -> None:
-    """Let nothing more fail on a closed stdout, not even the flush at exit."""
+class OutputError(Exception):
+    """Stdout could not be written; no OSError, so that it is not taken for that of a file."""
+
+    def __init__(self, error: OSError):
+        if isinstance(error, BrokenPipeError):  # `quiplinalg inspect FILE.h5 | head`
+            text = "the reader of stdout has gone"
+        else:
+            text = f"stdout could not be written ({error.strerror or error})"
+        super().__init__(f"{text}: what was printed is not complete")
+
+
+class _Stdout:
+    """Stdout that raises OutputError, and escapes what its encoding does not have."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        encoding = self._stream.encoding or "utf-8"
+        with self._told_apart():
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        with self._told_apart():
+            self._stream.flush()
+
+    @contextmanager
+    def _told_apart(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            with suppress(OSError, ValueError):  # one error is enough, also for the flush at exit
+                number = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(number, self._stream.fileno())
+                os.close(number)
+            raise OutputError(error) from error
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Let commands print whatever the shell has made of stdout and stderr."""
+    # where one is closed (`>&-`), a result file must not get its number: libraries write there
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+    before = sys.stdout
+    sys.stdout = cast(TextIO, _Stdout(before))
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass
+        yield
+    finally:
+        sys.stdout = before
 
 
 def plain(value: Any) -> Any:
@@ -183,7 +263,7 @@ def emit(event: str, **fields: Any) -> None:
     """Print one JSON object on one line of stdout."""
     import json
 
-    print(json.dumps({"event": event, **plain(fields)}, ensure_ascii=False), flush=True)
+    print(json.dumps({"event": event, **plain(fields)}), flush=True)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from quiplinalg.cli.common import Interrupts, UsageError, emit, fail, progress, warn
+from quiplinalg.cli.common import Interrupts, UsageError, emit, fail, progress, typed, warn
 
 if TYPE_CHECKING:
     from quiplinalg.files import ProblemReader, ResultWriter
@@ -133,15 +133,6 @@ def attempt(work: Callable[[], Any], facts: dict[str, Any]) -> Any:
             result = work()
             facts["seconds"] = time.perf_counter() - started
         except QuipLinalgError as error:
-            facts["error"] = _explain(error)
+            facts["error"] = typed(str(error))
     facts["warnings"] = [str(w.message) for w in caught]
     return result
-
-
-def _explain(error: Exception) -> str:
-    from quiplinalg.errors import NotPositiveDefiniteError
-
-    text = str(error)
-    if isinstance(error, NotPositiveDefiniteError):  # the remedy, as it is typed here
-        text = text.replace('damp="auto"', "--damp auto").replace("Raise damp", "Raise --damp")
-    return text

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quiplinalg.cli.common import (
     Interrupts,
+    OutputError,
     Parser,
     UsageError,
     decibels,
@@ -14,6 +18,7 @@ from quiplinalg.cli.common import (
     format_db,
     note,
     progress,
+    typed,
     warn,
 )
 from quiplinalg.cli.summary import in_decibels
@@ -79,12 +84,12 @@ def _compared_rows(options: Any) -> int | None:
     return int(text)
 
 
-def _workers(options: Any) -> Workers | None:
+def _workers(options: Any) -> Callable[[], Workers] | None:
     if options.dask is None:
         return None
     from quiplinalg.model.executors import dask
 
-    return dask(options.dask)
+    return partial(dask, options.dask)  # connects when all else is checked
 
 
 # the bar counts operations, so that the time left is right where layers differ
@@ -106,9 +111,9 @@ def listened_run(
                 resume=options.resume, retry_failed=options.retry_failed, restart=options.restart,
                 compare_rows=_compared_rows(options), workers=_workers(options), **how,
             )  # fmt: skip
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OutputError) as stop:
             bar.close()
-            listener.interrupted()
+            listener.stopped(interrupted=isinstance(stop, KeyboardInterrupt))
             raise
         interrupts.check()
     return done
@@ -167,9 +172,10 @@ class _Listener:
     def _layer_failed(self, facts: dict[str, Any]) -> None:
         self.failed += 1
         self._clear()
-        fail(f"layer {facts['layer']!r}: {_remedy(facts)}")
+        fail(f"layer {facts['layer']!r}: {typed(facts['error'])}")
         if "traceback" in facts:
-            note(facts["traceback"])
+            for line in facts["traceback"].rstrip("\n").split("\n"):
+                note(line)
         if self.json:
             emit("layer_failed", **_public(facts))
         self._count(facts)
@@ -186,15 +192,18 @@ class _Listener:
         count = f"{self.done}/{self.layers} {self.what}"
         self.bar.set_postfix_str(f"{count}{failed}{db}", refresh=False)
 
-    def interrupted(self) -> None:
+    def stopped(self, interrupted: bool) -> None:
         """Say what is kept."""
-        if self.json:
-            emit("interrupted", done=self.done, layers=self.layers, run_directory=self.directory)
-        if self.done:
+        if self.done and self.output is not None:  # a plan may be kept nowhere
             note(
                 f"quiplinalg: {self.done} of {self.layers} {self.what} are done and kept in "
                 f"{self.directory}; the same command with --resume does the rest"
             )
+        if self.json and interrupted:
+            with suppress(OutputError):  # Ctrl-C ends the reader of a pipe as well
+                emit(
+                    "interrupted", done=self.done, layers=self.layers, run_directory=self.directory
+                )
 
 
 _PRIVATE = ("flops", "inputs", "key", "shard", "path")
@@ -202,10 +211,3 @@ _PRIVATE = ("flops", "inputs", "key", "shard", "path")
 
 def _public(facts: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if key not in _PRIVATE}
-
-
-def _remedy(facts: dict[str, Any]) -> str:
-    """The error, with the remedy as it is typed here."""
-    return (
-        facts["error"].replace('damp="auto"', "--damp auto").replace("Raise damp", "Raise --damp")
-    )

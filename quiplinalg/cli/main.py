@@ -13,11 +13,13 @@ from quiplinalg.cli.common import (
     INVALID,
     OK,
     USAGE,
+    OutputError,
     Parser,
     UsageError,
     did_you_mean,
     fail,
-    silence_output,
+    standard_streams,
+    typed,
 )
 
 __all__ = ["COMMANDS", "main"]
@@ -91,32 +93,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0 ok, 1 failure, 2 usage, 3 some layers failed, 4 unsafe or invalid input, 130 interrupted.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with standard_streams():
+        return _guarded(list(sys.argv[1:] if argv is None else argv))
+
+
+def _guarded(arguments: list[str]) -> int:
+    """Run, and turn errors into messages and exit codes."""
     try:
-        code = _run(arguments)
+        try:
+            code = _run(arguments)
+        except SystemExit as stop:  # argparse after --help
+            code = OK if stop.code in (None, 0) else USAGE
         sys.stdout.flush()
         return code
-    except SystemExit as stop:  # argparse after --help
-        return OK if stop.code in (None, 0) else USAGE
     except UsageError as error:
-        fail(str(error))
+        fail(typed(str(error)))
         return USAGE
     except KeyboardInterrupt:
         fail("interrupted; nothing half-written is left")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone: `quiplinalg inspect | head`
-        silence_output()
-        return FAILED
-    except MemoryError as error:
-        fail(f"out of memory: {error}. Use fewer --threads, or a machine with more memory")
+    except OutputError as error:
+        fail(str(error))
         return FAILED
     except Exception as error:
         from quiplinalg.errors import FormatError, QuipLinalgError
 
-        if isinstance(error, FormatError):
-            fail(str(error))
-            return INVALID
-        if isinstance(error, (QuipLinalgError, OSError)):
+        if isinstance(error, QuipLinalgError):  # before MemoryError: one of ours has its remedy
+            fail(typed(str(error)))
+            return INVALID if isinstance(error, FormatError) else FAILED
+        if isinstance(error, MemoryError):
+            fail(f"out of memory: {error}. Use fewer --threads, or a machine with more memory")
+            return FAILED
+        if isinstance(error, OSError):
             fail(str(error))
             return FAILED
         raise

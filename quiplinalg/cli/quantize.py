@@ -71,11 +71,9 @@ def run(options: Any) -> int:
 def _check(options: Any, policy: Policy) -> None:
     """Raise for flags and paths that do not go together, before any file is opened."""
     check_run_options(options, policy)
-    going_on = (options.resume or options.retry_failed) and os.path.exists(
-        os.path.realpath(options.output) + ".run"
-    )
-    overwrite = policy.settings.get("overwrite", False)
     unfinished = os.path.realpath(options.output) + ".run"
+    going_on = (options.resume or options.retry_failed) and os.path.exists(unfinished)
+    overwrite = policy.settings.get("overwrite", False)
     if (
         os.path.exists(options.output)
         and os.path.exists(unfinished)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from quiplinalg.cli.common import (
+    OutputError,
     decibels,
     emit,
     format_bytes,
@@ -36,6 +38,18 @@ def in_decibels(facts: dict[str, Any]) -> dict[str, Any]:
 
 def report(run: ModelRun, as_json: bool) -> None:
     """Print the table, or the JSON summary, of the layers done, failed and skipped."""
+    try:
+        _print(run, as_json)
+        sys.stdout.flush()
+    except OutputError:
+        if run.output is not None:
+            note(f"quiplinalg: {run.output} is complete, with all {len(run.done)} layers done")
+        raise
+    finally:
+        report_failures(run)
+
+
+def _print(run: ModelRun, as_json: bool) -> None:
     done = [in_decibels(facts) for facts in run.done]
     energy = sum(facts["weight_energy"] for facts in done)
     loss_db = decibels(sum(facts["loss"] for facts in done), energy)
@@ -68,7 +82,6 @@ def report(run: ModelRun, as_json: bool) -> None:
         print(f"\n{run.output}: {format_bytes(size)}, {len(done)} layers{before}{also}")
         if run.bits is not None:
             print(bit_sentence(run.bits))
-    report_failures(run)
 
 
 def bit_figures(bits: BitPlan) -> dict[str, Any]:
