@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from quiplinalg.errors import DTypeError, InvalidArgumentError
+from quiplinalg.parallel import run_all
 
 __all__ = ["pack", "unpack"]
 
-_ROWS_AT_ONCE = 1 << 22  # codes expanded to single bits at a time
+_ROWS_AT_ONCE = 1 << 20  # codes expanded to single bits at a time
 
 
 def _check_bits(bits: int) -> None:
@@ -67,12 +68,15 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
         )
     m, n = codes.shape
     packed = np.empty((m, -(-n * bits // 8)), np.uint8)
-    for i in range(0, m, _rows(n)):
+
+    def part(i: int) -> None:
         rows = codes[i : i + _rows(n)]
         single = np.unpackbits(rows[:, :, None], axis=2, count=bits, bitorder="little")
         packed[i : i + _rows(n)] = np.packbits(
             single.reshape(rows.shape[0], n * bits), axis=1, bitorder="little"
         )
+
+    run_all(part, [(i,) for i in range(0, m, _rows(n))])
     return packed
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,12 @@ import numpy as np
 from quiplinalg.factor.source import SymmetricSource
 from quiplinalg.grids.apply import rounded_to_nearest
 from quiplinalg.grids.search import work_matrix
-from quiplinalg.parallel import run_all, single_blas_thread
+from quiplinalg.parallel import run_all, single_blas_thread, thread_count
 from quiplinalg.results import Quantized
 
 __all__ = ["Comparison", "column_blocks", "compare", "quadratic_forms", "source_blocks"]
 
-_ROWS = 64  # of a piece; the pieces are the same for any number of threads
+_ROWS = 128  # of a piece; the pieces are the same for any number of threads
 _COLUMNS = 256  # of a block of H, laid out alike wherever H is: the same bits
 
 Blocks = Iterable[tuple[slice, np.ndarray]]
@@ -112,11 +113,11 @@ def _errors(
 
 
 def column_blocks(H: np.ndarray, dtype: np.dtype) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield H in blocks of columns, in ``dtype``."""
+    """Yield H in blocks of columns, in ``dtype``; they are its rows, which lie together."""
     n = H.shape[1]
-    for j in range(0, n, _COLUMNS):
+    for j in range(0, len(H), _COLUMNS):
         columns = slice(j, min(j + _COLUMNS, n))
-        yield columns, np.ascontiguousarray(H[:, columns], dtype)
+        yield columns, np.ascontiguousarray(H[columns], dtype).T
 
 
 def source_blocks(
@@ -127,9 +128,9 @@ def source_blocks(
     each = max(n, 1) * _COLUMNS * (source.dtype.itemsize + dtype.itemsize)
     step = max(1, memory // each) * _COLUMNS  # read together: a triangle is passed over each time
     for j in range(0, n, step):
-        H = source.block(slice(0, n), slice(j, min(j + step, n)))
-        for columns, part in column_blocks(H, dtype):
-            yield slice(j + columns.start, j + columns.stop), part
+        rows = source.block(slice(j, min(j + step, n)), slice(0, n))
+        for columns, part in column_blocks(rows, dtype):
+            yield slice(j + columns.start, min(j + columns.stop, n)), part
 
 
 def quadratic_forms(matrices: list[np.ndarray], blocks: Blocks) -> list[float]:
@@ -137,16 +138,23 @@ def quadratic_forms(matrices: list[np.ndarray], blocks: Blocks) -> list[float]:
 
     Ratios for people need no more: half the time of `quiplinalg.proxy_loss`.
     """
-    tasks = [(k, E[i : i + _ROWS]) for k, E in enumerate(matrices) for i in range(0, len(E), _ROWS)]
+    pieces = [
+        (k, E[i : i + _ROWS]) for k, E in enumerate(matrices) for i in range(0, len(E), _ROWS)
+    ]
     totals = [0.0] * len(matrices)
+
+    def forms(columns: slice, H: np.ndarray) -> list[float]:
+        found = []
+        for _, E in pieces:
+            weighted = E @ H if H.ndim == 2 else E[:, columns] * H
+            products = np.einsum("ij,ij->i", weighted, E[:, columns])
+            found.append(float(products.sum(dtype=np.float64)))
+        return found
+
+    left = iter(blocks)
     with single_blas_thread():
-        for columns, part in blocks:
-
-            def form(_: int, E: np.ndarray, columns: slice = columns, H: np.ndarray = part):
-                weighted = E @ H if H.ndim == 2 else E[:, columns] * H
-                products = np.einsum("ij,ij->i", weighted, E[:, columns])
-                return float(products.sum(dtype=np.float64))
-
-            for (k, _), value in zip(tasks, run_all(form, tasks), strict=True):
-                totals[k] += value
+        while batch := list(islice(left, thread_count())):
+            for found in run_all(forms, batch):
+                for (k, _), value in zip(pieces, found, strict=True):
+                    totals[k] += value
     return totals

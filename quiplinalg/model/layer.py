@@ -13,6 +13,7 @@ import shutil
 import time
 import traceback
 import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
@@ -85,7 +86,8 @@ class _Task:
 
     def __init__(self, task: dict[str, Any], problem: ProblemReader):
         self.task, self.problem = task, problem
-        self.weight: tuple[str, np.ndarray, list[str]] | None = None  # by name, with the digests
+        self.hasher = ThreadPoolExecutor(1)  # while the layer is rounded
+        self.weight: tuple[str, np.ndarray, Future[tuple[str, str]]] | None = None  # by name
         self.hessian: tuple[str, np.ndarray] | None = None  # by key
         self.prepared: tuple[Any, PreparedHessian] | None = None  # by what it depends on
         self.tiles: tuple[Any, OutOfCoreHessian] | None = None  # likewise
@@ -127,6 +129,7 @@ class _Task:
             blocks = column_blocks(H, _work_dtype(W))
         seconds = time.perf_counter() - started
         other = compare(W, blocks, q, task["rows"])
+        digests = list(inputs.result())
         after = os.stat(task["source"])
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise OSError(f"{task['source']} changed while the layer was read. Run it again")
@@ -143,15 +146,16 @@ class _Task:
             "compared_rows": other.rows,
             "path": task["layers"][index]["path"],
             "seconds": seconds,
-            "inputs": inputs,
+            "inputs": digests,
             "shard": write_shard(task["run"], task["layers"][index]["key"], image),
         }
 
-    def _read_weight(self, name: str) -> tuple[np.ndarray, list[str]]:
-        """The weight of a layer and the digests of its inputs, read once for all its widths."""
+    def _read_weight(self, name: str) -> tuple[np.ndarray, Future[tuple[str, str]]]:
+        """The weight of a layer and the digests of its inputs, made once for all its widths."""
         if self.weight is None or self.weight[0] != name:
             self.weight = None
-            self.weight = (name, self.problem.weight(name), list(self.problem.digests(name)))
+            W = self.problem.weight(name)
+            self.weight = (name, W, self.hasher.submit(self.problem.digests, name))
         return self.weight[1:]
 
     def _read_hessian(self, key: str, name: str) -> np.ndarray:
@@ -200,6 +204,7 @@ class _Task:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+        self.hasher.shutdown()
 
 
 def _work_dtype(W: np.ndarray) -> np.dtype:
