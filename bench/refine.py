@@ -23,7 +23,7 @@ from bench.layers import Layer, demo, synthetic
 
 BITS = (2, 3, 4)
 RANKS = (1, 8)
-SHAPE, QUICK = (4096, 4096), (256, 256)
+SHAPE, QUICK = (1024, 2048), (256, 256)
 COLUMNS = ["data or (m, n)", "bits", "start", "refinement", "gain dB", "bits/weight more",
            "dB a bit", "threads", "s", "over ldlq"]  # fmt: skip
 
