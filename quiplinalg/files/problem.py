@@ -81,9 +81,10 @@ class ProblemReader(ProblemSource):
 
     def _layer(self, name: str) -> tuple[h5py.Dataset, h5py.Dataset, LayerInfo]:
         """The datasets of a layer, checked; those of the last one are kept."""
-        if self._last is None or self._last[0] != name:
-            self._last = (name, self._open_layer(name))
-        return self._last[1]
+        found = self._last  # once: another thread may read another layer
+        if found is None or found[0] != name:
+            self._last = found = (name, self._open_layer(name))
+        return found[1]
 
     def _open_layer(self, name: str) -> tuple[h5py.Dataset, h5py.Dataset, LayerInfo]:
         if name not in self.names:
