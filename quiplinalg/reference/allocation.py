@@ -18,7 +18,7 @@ def exhaustive_allocation(
     Examples
     --------
     >>> exhaustive_allocation([[(2, 9.0), (3, 3.0)], [(20, 8.0), (30, 2.0)]], 32.5)
-    ((0, 1), 32, 11.0)
+    ((1, 0), 23, 11.0)
     """
     best = None
     for chosen in product(*(range(len(options)) for options in layers)):
