@@ -302,7 +302,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, number, code, capsys):
     rng = np.random.default_rng(0)
     with ProblemWriter(tmp_path / "in.h5") as writer:
         writer.add("a", rng.standard_normal((64, 128)), spd(128))
-        for k in range(80):
+        for k in range(40):
             writer.add(f"b{k}", rng.standard_normal((64, 128)), shared_hessian_of="a")
     problem, out, other = (str(tmp_path / name) for name in ("in.h5", "out.h5", "other.h5"))
     process = start(problem, out, os.getcwd())
