@@ -1,4 +1,4 @@
-"""What a result is compared with: doing nothing, nearest, and pruning by magnitude."""
+"""What a result is compared with: doing nothing, and pruning by magnitude."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import numpy as np
 
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.grids.uniform import UniformGrid
-from quiplinalg.parallel import run_all, single_blas_thread
+from quiplinalg.model.comparison import column_blocks, quadratic_forms
 from quiplinalg.pruning.one_pass import least
-from quiplinalg.results import Quantized
 
-__all__ = ["energy", "magnitude_loss", "nearest_loss"]
-
-_ROWS = 256
+__all__ = ["energy", "magnitude_loss"]
 
 
 def energy(W: Any, H: Any) -> float:
@@ -24,28 +21,7 @@ def energy(W: Any, H: Any) -> float:
     `quiplinalg.proxy_loss`.  Fixed pieces, so that the bits do not depend on the threads.
     """
     weight = work_matrix(W)
-    hessian = np.asarray(H).astype(weight.dtype, copy=False)
-
-    def part(i: int) -> float:
-        rows = weight[i : i + _ROWS]
-        return float(np.einsum("ij,ij->i", rows @ hessian, rows).sum(dtype=np.float64))
-
-    with single_blas_thread():
-        return float(sum(run_all(part, [(i,) for i in range(0, weight.shape[0], _ROWS)])))
-
-
-def nearest_loss(W: Any, H: Any, quantized: Quantized) -> float:
-    """Return the loss of rounding every weight by itself on the same grid, in the same basis."""
-    from quiplinalg.grids.apply import rounded_to_nearest
-
-    weight, processing = work_matrix(W), quantized.processing
-    processed = weight if processing is None else processing.weight(weight)
-    rounded = rounded_to_nearest(processed, quantized.grid)
-    if quantized.mask is not None:
-        rounded[quantized.mask] = 0
-    if processing is not None:
-        rounded = processing.undo(rounded)
-    return energy(rounded - weight, H)
+    return quadratic_forms([weight], column_blocks(np.asarray(H), weight.dtype))[0]
 
 
 def magnitude_loss(
