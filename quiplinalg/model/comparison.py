@@ -114,9 +114,8 @@ def _errors(
 
 def column_blocks(H: np.ndarray, dtype: np.dtype) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield H in blocks of columns, in ``dtype``; they are its rows, which lie together."""
-    n = H.shape[1]
     for j in range(0, len(H), _COLUMNS):
-        columns = slice(j, min(j + _COLUMNS, n))
+        columns = slice(j, min(j + _COLUMNS, len(H)))
         yield columns, np.ascontiguousarray(H[columns], dtype).T
 
 
@@ -130,7 +129,7 @@ def source_blocks(
     for j in range(0, n, step):
         rows = source.block(slice(j, min(j + step, n)), slice(0, n))
         for columns, part in column_blocks(rows, dtype):
-            yield slice(j + columns.start, min(j + columns.stop, n)), part
+            yield slice(j + columns.start, j + columns.stop), part
 
 
 def quadratic_forms(matrices: list[np.ndarray], blocks: Blocks) -> list[float]:
