@@ -43,6 +43,7 @@ _PUBLIC = {
     "Processing": "incoherence.process",
     "Pruned": "pruning.result",
     "Quantized": "results",
+    "QuantizedStack": "stacks",
     "QuipLinalgError": "errors",
     "RefreshedInverse": "hessian.refresh",
     "ResultWriter": "files",

@@ -6,7 +6,7 @@ needed is already in ``sys.modules``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -64,8 +64,10 @@ def to_numpy(x: Any, name: str, *, integers: bool = False) -> np.ndarray:
     return x
 
 
-def as_matrix(x: Any, name: str, *, square: bool = False) -> np.ndarray:
-    """Return a host array of any framework as a 2-D NumPy array of floats.
+def as_matrix(
+    x: Any, name: str, *, square: bool = False, read: Callable[..., Any] = to_numpy
+) -> Any:
+    """Return an array of any framework as a 2-D array of floats: of NumPy, or as ``read`` does.
 
     Parameters
     ----------
@@ -75,10 +77,12 @@ def as_matrix(x: Any, name: str, *, square: bool = False) -> np.ndarray:
         Name of the argument, for the messages.
     square : bool
         Ask for m = n.
+    read : callable, (x, name) -> array
+        Of the backend that works on it.
 
     Returns
     -------
-    ndarray, (m, n)
+    array, (m, n)
         May share memory with `x`.
 
     Raises
@@ -93,7 +97,7 @@ def as_matrix(x: Any, name: str, *, square: bool = False) -> np.ndarray:
     >>> as_matrix([[2.0, 1.0], [1.0, 2.0]], "H", square=True).shape
     (2, 2)
     """
-    a = to_numpy(x, name)
+    a = read(x, name)
     if square and (a.ndim != 2 or a.shape[0] != a.shape[1]):
         raise InvalidArgumentError(
             f"{name} must be a square matrix (n, n), a row and a column for each input of the "
@@ -166,6 +170,12 @@ def check_finite(a: np.ndarray, name: str) -> None:
     >>> check_finite(np.eye(3), "H")
     """
     if a.dtype.kind in "iub":
+        return
+    if not isinstance(a, np.ndarray):  # on a device, where NumPy's functions are its library's
+        bad = ~np.isfinite(a)
+        if bool(bad.any()):
+            index = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), a.shape))
+            raise NonFiniteError(name, index, int(bad.sum()))
         return
     # The order of the pieces is that of memory here, and that of the indices once one is bad.
     memory = a.T if a.flags.f_contiguous else a

@@ -14,21 +14,28 @@ import numpy as np
 from quiplinalg.errors import BackendUnavailableError, DTypeError, InvalidArgumentError
 
 __all__ = [
+    "ON_DEVICE",
     "check_dtype",
     "float_or_none",
+    "host_copy",
     "kind_of",
     "library_of",
     "named_dtype",
+    "place_of",
     "read",
     "refuse_devices",
     "refuse_kinds",
     "short",
+    "text_of",
+    "type_name",
     "unwrap",
 ]
 
 # DLPack device types whose memory the host can read: CPU, CUDA pinned, ROCm pinned.
 _HOST_DEVICES = frozenset({1, 3, 11})
-_DEVICE_NAMES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "CUDA managed"}
+_DEVICE_NAMES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "CUDA"}
+# Some of the functions that take arrays on a CUDA device, for a message.
+ON_DEVICE = "ldlq, gptq, nearest, descend, obq, pack and others"
 # Floats narrower than float16 that np.asarray may refuse; the names are those of ml_dtypes.
 _NARROW_FLOATS = ("bfloat16", "float8", "float6", "float4")
 
@@ -90,33 +97,64 @@ def refuse_kinds(x: Any, name: str) -> None:
             f"{name} must be a dense array; got a sparse {kind.__module__}.{kind.__name__}. "
             f"Pass {name}.{fix}()."
         )
+    negative = getattr(x, "is_neg", None)
+    if "torch" in (cls.__module__ for cls in kind.__mro__) and callable(negative) and negative():
+        raise DTypeError(
+            f"{name} must hold its own values; got a {kind.__module__}.{kind.__name__} with the "
+            f"negative bit set, whose memory has the opposite sign. Pass {name}.resolve_neg()."
+        )
 
 
 def refuse_devices(x: Any, name: str) -> None:
     """Raise if the memory of `x` is not the host's."""
-    where = _device_of(x)
-    if where:
-        library = library_of(x)
-        copy = {
-            "torch": f"{name}.detach().cpu()",
-            "cupy": f"cupy.asnumpy({name})",
-            "numba": f"{name}.copy_to_host()",
-            "jax": f"jax.device_get({name})",
-            "jaxlib": f"jax.device_get({name})",
-            "tensorflow": f"{name}.numpy()",
-        }.get(library, f"{name}.cpu() or your library's own call")
-        raise BackendUnavailableError(
-            f"{name} must be in host memory; got a {type(x).__module__}.{type(x).__name__} on "
-            f"{where}. Nothing is moved between devices silently, and no backend for that device "
-            f"is available yet (a CuPy one is to come as the extras cuda12 and cuda13): "
-            f"copy it yourself, with {copy}."
-        )
+    place = place_of(x)
+    if place is None:
+        return
+    there = (
+        f"on a CUDA device run {ON_DEVICE}, but not this function"
+        if place[0] == "CUDA"
+        else "no function takes an array that is there, only those of one CUDA device"
+    )
+    raise BackendUnavailableError(
+        f"{name} must be in host memory; got a {type_name(x)} on {text_of(place)}. "
+        f"Nothing is moved between devices silently, and {there}: "
+        f"copy it yourself, with {host_copy(x, name)}."
+    )
 
 
-def _device_of(x: Any) -> str:
-    """Return the name of the accelerator that holds `x`, or "" for the host."""
+def host_copy(x: Any, name: str) -> str:
+    """Return the code that copies a device array of `x`'s library to the host."""
+    return {
+        "torch": f"{name}.detach().cpu()",
+        "cupy": f"cupy.asnumpy({name})",
+        "numba": f"{name}.copy_to_host()",
+        "jax": f"jax.device_get({name})",
+        "jaxlib": f"jax.device_get({name})",
+        "tensorflow": f"{name}.numpy()",
+    }.get(library_of(x), f"{name}.cpu() or your library's own call")
+
+
+def type_name(x: Any) -> str:
+    return f"{type(x).__module__}.{type(x).__name__}"
+
+
+def text_of(place: tuple[str, int | None] | None) -> str:
+    """Return "CUDA device 0", "tpu", "the host" for what `place_of` returned."""
+    if place is None:
+        return "the host"
+    return place[0] if place[1] is None else f"{place[0]} device {place[1]}"
+
+
+def place_of(x: Any) -> tuple[str, int | None] | None:
+    """Return the kind and number of the accelerator that holds `x`; None for the host.
+
+    The kind is "CUDA", managed memory included, another name of DLPack's, or a platform as the
+    framework spells it.  The number is None where the array does not tell.
+    """
     if isinstance(x, np.ndarray):
-        return ""
+        return None
+    if library_of(x) == "cupy" and hasattr(x, "device"):  # DLPack's answer takes a driver call
+        return "CUDA", int(x.device.id)
     if hasattr(x, "__dlpack_device__"):
         try:
             kind, number = (int(v) for v in x.__dlpack_device__())
@@ -126,24 +164,31 @@ def _device_of(x: Any) -> str:
             # MLX memory is unified: the host reads it in place although it says Metal.
             if kind in _HOST_DEVICES or library_of(x) == "mlx":
                 return _text_device(x)
-            return f"{_DEVICE_NAMES.get(kind, f'DLPack type {kind}')} device {number}"
+            return _DEVICE_NAMES.get(kind, f"DLPack type {kind}"), number
     elif hasattr(x, "__cuda_array_interface__"):
-        return "CUDA"
+        return "CUDA", None
     devices = getattr(x, "devices", None)
     if callable(devices):  # JAX: a set of devices, each with its platform
         try:
-            platforms = {getattr(d, "platform", "cpu") for d in devices()}
+            found = [p for d in devices() if (p := getattr(d, "platform", "cpu")) != "cpu"]
         except Exception:
-            platforms = set()
-        return ", ".join(sorted(platforms - {"cpu"}))
-    place = getattr(getattr(x, "device", None), "type", "cpu")
-    return place if isinstance(place, str) and place not in ("cpu", "meta") else _text_device(x)
+            found = []
+        platforms = ", ".join(sorted(set(found)))
+        if len(found) > 1:
+            return f"{len(found)} {platforms} devices, in shards", None
+        return (platforms, None) if found else None
+    device = getattr(x, "device", None)
+    platform, index = getattr(device, "type", "cpu"), getattr(device, "index", None)
+    if isinstance(platform, str) and platform not in ("cpu", "meta"):
+        return ("CUDA", index or 0) if platform == "cuda" else (platform, index)
+    return _text_device(x)
 
 
-def _text_device(x: Any) -> str:
-    """Return a TensorFlow device string that names an accelerator, or ""."""
+def _text_device(x: Any) -> tuple[str, None] | None:
+    """Return a TensorFlow device string that names an accelerator, or None."""
     device = getattr(x, "device", "")
-    return device if isinstance(device, str) and ("GPU" in device or "TPU" in device) else ""
+    named = isinstance(device, str) and ("GPU" in device or "TPU" in device)
+    return (device, None) if named else None
 
 
 def read(x: Any, name: str) -> np.ndarray:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.arrays import as_matrix, to_numpy
+from quiplinalg.arrays import as_matrix
 from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.kernels.record import DeviceKernels, Kernels, select
 from quiplinalg.parallel import run_all, single_blas_thread
 
 __all__ = ["proxy_loss"]
@@ -37,7 +38,8 @@ def proxy_loss(W_hat: Any, W: Any, H: Any) -> float:
 
     Notes
     -----
-    2 m n^2 flops, 3 m n for a diagonal H; the result of `ldlq` carries its own loss at no cost.
+    Computed where the arrays are, a CUDA device included.  2 m n^2 flops, 3 m n for a diagonal H;
+    the result of `ldlq` carries its own loss at no cost.
 
     Examples
     --------
@@ -45,10 +47,20 @@ def proxy_loss(W_hat: Any, W: Any, H: Any) -> float:
     >>> ql.proxy_loss(np.zeros((1, 2)), np.array([[1.0, 2.0]]), np.eye(2))
     5.0
     """
-    rounded, weight = as_matrix(W_hat, "W_hat"), as_matrix(W, "W")
-    hessian = to_numpy(H, "H")
+    values = getattr(W_hat, "codes", W_hat)  # where a Quantized is
+    kernels = select("auto", W_hat=values, W=W, H=H)
+    with kernels.running(values, W, H):
+        return _loss(W_hat, W, H, kernels)
+
+
+def _loss(W_hat: Any, W: Any, H: Any, kernels: Kernels) -> float:
+    read, device = kernels.read, isinstance(kernels, DeviceKernels)
+    if device and hasattr(W_hat, "codes"):
+        W_hat = W_hat.values(np.dtype(W_hat.precision))
+    rounded, weight = as_matrix(W_hat, "W_hat", read=read), as_matrix(W, "W", read=read)
+    hessian = read(H, "H")
     if hessian.ndim != 1:
-        hessian = as_matrix(H, "H", square=True)
+        hessian = as_matrix(hessian, "H", square=True, read=read)
     hessian = hessian.astype(np.float64, copy=False)
     if rounded.shape != weight.shape or weight.shape[1] != hessian.shape[0]:
         raise InvalidArgumentError(
@@ -60,7 +72,10 @@ def proxy_loss(W_hat: Any, W: Any, H: Any) -> float:
         rows = slice(i, i + _ROWS)
         E = rounded[rows].astype(np.float64) - weight[rows].astype(np.float64)
         weighted = E * hessian if hessian.ndim == 1 else E @ hessian
-        return float(np.einsum("ij,ij->", weighted, E))
+        return (weighted * E).sum() if device else float(np.einsum("ij,ij->", weighted, E))
 
+    if device:
+        parts = [part(i) for i in range(0, weight.shape[0], _ROWS)]
+        return float(sum(parts)) if parts else 0.0
     with single_blas_thread():  # fixed pieces: the same bits for any number of threads
         return float(sum(run_all(part, [(i,) for i in range(0, weight.shape[0], _ROWS)])))

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arrays import as_matrix, check_finite
-from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.errors import BackendMismatchError, InvalidArgumentError
 from quiplinalg.grids.apply import dequantize, round_to_grid
 from quiplinalg.grids.codebook import Grid
 from quiplinalg.grids.correction import LowRankCorrection
+from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.incoherence.process import Processing
-from quiplinalg.kernels.record import select
+from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.losses import proxy_loss
 
 __all__ = ["LDL", "UDU", "BoundedFeedback", "Cholesky", "Quantized"]
@@ -124,7 +125,8 @@ class Quantized:
     Attributes
     ----------
     codes : ndarray, (m, n), uint8 (int32 on an unbounded grid), in the caller's column order
-        Where ``processing`` is given, of the processed weights.
+        Where ``processing`` is given, of the processed weights.  Of CuPy, and so the arrays of the
+        grid, where W was on a device.
     grid : UniformGrid, or CodebookGrid of "lnq"
     method : str
         "nearest", "ldlq", "gptq", "obq", "kbest", "exact", "quip", "quip-authors", "safe",
@@ -233,12 +235,32 @@ class Quantized:
         Of a codebook, levels[codes].  Rotated and rescaled weights come back in the original
         basis, corrected where there is a correction.
         """
-        values = self.__array__(np.dtype(self.precision))
+        values = self.values(np.dtype(self.precision))
         return values if self.restore is None else self.restore(values)
+
+    def to_host(self) -> Quantized:
+        """Return the result with its codes and grid in host memory, where a device has them."""
+        if isinstance(self.codes, np.ndarray):
+            return self
+        grid: Any = self.grid  # its arrays are of CuPy
+        if isinstance(grid, UniformGrid):
+            grid = grid.of_arrays(grid.scale.get(), grid.zero.get())
+        else:
+            grid = replace(grid, levels=grid.levels.get())
+        return replace(self, codes=self.codes.get(), grid=grid, restore=None)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("W_hat is computed from the codes: it cannot be had without a copy.")
+        if not isinstance(self.codes, np.ndarray):
+            raise BackendMismatchError(
+                "A result on a device is no NumPy array, and nothing is moved to the host "
+                "silently; got codes of CuPy. Pass q.to_host(), or use q.dequantize() there."
+            )
+        return self.values(dtype)
+
+    def values(self, dtype: Any = None) -> Any:
+        """Return W_hat, (m, n), as an array of NumPy, or of CuPy where the codes are."""
         # float64 on request is exact: scale * (code - zero) has too few digits to be rounded
         wide = dtype is not None and np.dtype(dtype) == np.float64
         kind = np.result_type(self.grid.dtype, np.float64 if wide else np.float32)
@@ -274,7 +296,13 @@ class Quantized:
         H : array, (n, n)
             What was quantised.
         """
-        weight = np.ascontiguousarray(as_matrix(W, "W"), self.precision)
+        kernels = select("auto", W=W, H=H, codes=self.codes)
+        with kernels.running(W, H):
+            return self._nearest_loss(W, H, kernels)
+
+    def _nearest_loss(self, W: Any, H: Any, kernels: Kernels) -> float:
+        weight = as_matrix(W, "W", read=kernels.read)
+        weight = kernels.xp.ascontiguousarray(weight, self.precision)
         if weight.shape != self.shape:
             raise InvalidArgumentError(
                 f"W must be the weight that was quantised, {self.shape}; got {weight.shape}. "
@@ -282,7 +310,7 @@ class Quantized:
             )
         check_finite(weight, "W")
         processed = weight if self.processing is None else self.processing.weight(weight)
-        codes, _, _ = round_to_grid(processed, self.grid, select())
+        codes, _, _ = round_to_grid(processed, self.grid, kernels)
         rounded = dequantize(codes, self.grid, np.dtype(np.float64))
         if self.mask is not None:
             rounded[self.mask] = 0

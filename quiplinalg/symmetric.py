@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from quiplinalg.arrays import as_matrix, check_finite
+from quiplinalg.arrays import as_matrix, check_finite, work_dtype
 from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
-from quiplinalg.kernels.record import Kernels
+from quiplinalg.kernels.record import DeviceKernels, Kernels
 from quiplinalg.parallel import run_all
 
-__all__ = ["check_symmetry", "mirror", "symmetric_matrix"]
+__all__ = ["check_members", "check_symmetry", "mirror", "symmetric_matrix"]
 
 _TOLERANCE = 1e-4  # of the largest diagonal element; bfloat16 products of one H stay far below
 _ROWS = 512
@@ -20,7 +20,7 @@ _MIRRORED = 256  # rows that a task completes
 
 
 def symmetric_matrix(H: Any, name: str, kernels: Kernels) -> np.ndarray:
-    """Return H as a C-order float32 or float64 array, after checking both triangles.
+    """Return H as a C-order float32 or float64 array of a backend, after checking both triangles.
 
     Raises
     ------
@@ -31,11 +31,13 @@ def symmetric_matrix(H: Any, name: str, kernels: Kernels) -> np.ndarray:
     NotPositiveDefiniteError
         A negative diagonal element, or a zero one with a non-zero row.
     """
-    matrix = as_matrix(H, name, square=True)
-    wide = matrix.dtype.kind == "f" and matrix.dtype.itemsize >= 8
-    matrix = np.ascontiguousarray(matrix, np.float64 if wide else np.float32)
+    matrix = as_matrix(H, name, square=True, read=kernels.read)
+    matrix = kernels.xp.ascontiguousarray(matrix, work_dtype(matrix))
     n = matrix.shape[0]
     if n == 0:
+        return matrix
+    if isinstance(kernels, DeviceKernels):
+        check_members(matrix[None], [name], kernels)
         return matrix
     checked = run_all(
         kernels.asymmetry, [(matrix, i, min(i + _ROWS, n)) for i in range(0, n, _ROWS)]
@@ -45,6 +47,27 @@ def symmetric_matrix(H: Any, name: str, kernels: Kernels) -> np.ndarray:
     worst = max(float(w) for w, _ in checked)
     check_symmetry(name, worst, matrix.diagonal(), lambda i: bool(matrix[i].any()))
     return matrix
+
+
+def check_members(H: Any, names: Sequence[str], kernels: DeviceKernels) -> np.ndarray:
+    """Check matrices (b, n, n), n > 0, on a device, each as `symmetric_matrix` does.
+
+    Returns
+    -------
+    ndarray, (b, n)
+        Their diagonals, on the host: with two numbers for each matrix all that is read back.
+    """
+    checked = kernels.asymmetry(H).get()
+    diagonals = kernels.xp.ascontiguousarray(H.diagonal(axis1=1, axis2=2)).get()
+    for matrix, name, (worst, finite), diagonal in zip(H, names, checked, diagonals, strict=True):
+        if not finite:
+            check_finite(matrix, name)
+
+        def is_filled(i: int, matrix: Any = matrix) -> bool:
+            return bool(matrix[i].any())
+
+        check_symmetry(name, float(worst), diagonal, is_filled)
+    return diagonals
 
 
 def check_symmetry(
@@ -90,5 +113,8 @@ def check_symmetry(
 def mirror(A: np.ndarray, kernels: Kernels) -> np.ndarray:
     """Copy the upper triangle of A, (n, n) in C order, over the lower one, and return A."""
     n = A.shape[0]
+    if isinstance(kernels, DeviceKernels):
+        kernels.mirror(A[None])
+        return A
     run_all(kernels.mirror, [(A, i, min(i + _MIRRORED, n)) for i in range(0, n, _MIRRORED)])
     return A

@@ -18,10 +18,12 @@ ROOT = Path(ql.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # Each layer may import itself and what stands before it.
 LAYERS = (
-    "errors", "arguments", "foreign", "arrays", "restore", "parallel", "reference", "kernels",
-    "losses", "symmetric", "grids", "incoherence", "results", "factor", "hessian", "rounding",
-    "pruning", "theory", "testing", "files", "export", "model", "cli",
+    "errors", "arguments", "foreign", "arrays", "device_arrays", "restore", "parallel",
+    "reference", "kernels",
+    "losses", "symmetric", "grids", "incoherence", "results", "stacks", "factor", "hessian",
+    "rounding", "pruning", "theory", "testing", "files", "export", "model", "cli",
 )  # fmt: skip
+DEVICE_ARRAYS = LAYERS.index("device_arrays")
 
 
 def layer_of(module: str) -> int:
@@ -46,7 +48,10 @@ def test_imports_go_down_only(path):
             assert layer_of(module) <= layer_of(name), f"{name} imports {module}, which is above it"
         elif module.split(".")[0] == "h5py":
             assert name.startswith("quiplinalg.files"), f"only files/ may import h5py, not {name}"
-        elif module.split(".")[0] in ("torch", "jax", "tensorflow", "cupy", "mlx"):
+        elif module.split(".")[0] in ("cupy", "cupy_backends", "cupyx"):
+            uses = name.startswith("quiplinalg.kernels.cuda") or layer_of(name) == DEVICE_ARRAYS
+            assert uses, f"only kernels/cuda and device_arrays.py may import CuPy, not {name}"
+        elif module.split(".")[0] in ("torch", "jax", "tensorflow", "mlx"):
             raise AssertionError(f"{name} imports the framework {module}")
     if name.startswith("quiplinalg.reference"):
         outside = {m.split(".")[0] for m in imports(ast.parse(path.read_text()))}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.factor.tiled import factor_reversed
-from quiplinalg.kernels.record import select
+from quiplinalg.kernels.record import DeviceKernels, select
 from quiplinalg.results import Cholesky
 from quiplinalg.symmetric import symmetric_matrix
 
@@ -21,11 +21,11 @@ def cholesky(A: Any, *, block: int | None = None, backend: str = "auto") -> Chol
     ----------
     A : array, (n, n), floating
         Both triangles are checked; the upper one is factored.  float64 in float64, anything
-        narrower in float32.  Not changed.
+        narrower in float32 (on a device in float64 too, and rounded).  Not changed.
     block : int, optional
         Columns of a tile; the result depends on it only by rounding.
     backend : str
-        "auto", "cpu" or "generic".
+        "auto", "cpu", "generic" or "cuda"; "auto" works where A is.
 
     Returns
     -------
@@ -56,11 +56,14 @@ def cholesky(A: Any, *, block: int | None = None, backend: str = "auto") -> Chol
     array([[4., 2.],
            [2., 3.]])
     """
-    kernels = select(backend)
-    matrix = symmetric_matrix(A, "A", kernels)
-    n = matrix.shape[0]
-    backwards = np.arange(n)[::-1]
-    factor = factor_reversed(
-        matrix, backwards, np.zeros(n), kernels, block, matrix.dtype.type, name="A"
-    )
-    return Cholesky(L=factor.T)
+    kernels = select(backend, A=A)
+    with kernels.running(A):
+        matrix = symmetric_matrix(A, "A", kernels)
+        n = matrix.shape[0]
+        backwards = np.arange(n)[::-1]
+        device = isinstance(kernels, DeviceKernels)
+        kind = np.float64 if device else matrix.dtype.type
+        factor = factor_reversed(matrix, backwards, np.zeros(n), kernels, block, kind, name="A")
+        if device:
+            factor = kernels.xp.triu(factor).astype(matrix.dtype, copy=False)
+        return Cholesky(L=kernels.back(A, factor.T))

@@ -12,7 +12,7 @@ import numpy as np
 from quiplinalg.arguments import as_float
 from quiplinalg.errors import DampingWarning, InvalidArgumentError, NotPositiveDefiniteError
 
-__all__ = ["AbsoluteDamp", "damped", "diagonal_shift"]
+__all__ = ["AbsoluteDamp", "damped", "diagonal_shift", "shift_of", "warn_of_damping"]
 
 _AUTO = (0.01, 0.04, 0.16, 0.64)  # of the mean live diagonal
 
@@ -88,11 +88,8 @@ def damped(
         With the last damping tried.  Never a silent fall-back.
     """
     tried = list(diagonal_shift(damp, diagonal))
-    live = diagonal[diagonal > 0]
     for value in tried:
-        shift = np.full(diagonal.shape, value, np.float64)
-        if value == 0:
-            shift[diagonal == 0] = live.mean(dtype=np.float64) if live.size else 1.0
+        shift = shift_of(value, diagonal)
         try:
             factor = attempt(value, shift)
         except NotPositiveDefiniteError:
@@ -100,12 +97,26 @@ def damped(
                 raise
             continue
         if value != tried[0]:
-            warnings.warn(
-                f"H was not positive definite at damp={_AUTO[0]} of its mean diagonal; "
-                f"damp={_AUTO[tried.index(value)]} was used ({value:.3g} in H's units). "
-                "Collect more samples, or accumulate H in float64.",
-                DampingWarning,
-                stacklevel=4,
-            )
+            warn_of_damping("H", value, tried, stacklevel=5)
         return factor, value, shift
     raise AssertionError("unreachable")
+
+
+def shift_of(value: float, diagonal: np.ndarray) -> np.ndarray:
+    """Return what a damping adds to each diagonal element, (n,); see `damped`."""
+    shift = np.full(diagonal.shape, value, np.float64)
+    if value == 0:
+        live = diagonal[diagonal > 0]
+        shift[diagonal == 0] = live.mean(dtype=np.float64) if live.size else 1.0
+    return shift
+
+
+def warn_of_damping(name: str, value: float, tried: list[float], stacklevel: int) -> None:
+    """Warn that "auto" took more damping than the first of what `diagonal_shift` yields."""
+    warnings.warn(
+        f"{name} was not positive definite at damp={_AUTO[0]} of its mean diagonal; "
+        f"damp={_AUTO[tried.index(value)]} was used ({value:.3g} in H's units). "
+        "Collect more samples, or accumulate H in float64.",
+        DampingWarning,
+        stacklevel=stacklevel,
+    )

@@ -6,12 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.errors import BackendUnavailableError, InvalidArgumentError
 from quiplinalg.factor.min_pivot import factor_min_pivot
 from quiplinalg.factor.tiled import factor_reversed
-from quiplinalg.kernels.record import Kernels
+from quiplinalg.kernels.record import DeviceKernels, Kernels
 
-__all__ = ["ORDERS", "check_order", "factor_in_order", "order_of_diagonal"]
+__all__ = [
+    "ORDERS",
+    "check_order",
+    "factor_in_order",
+    "host_diagonal",
+    "order_of_diagonal",
+]
 
 ORDERS = ("natural", "act", "min-pivot")
 
@@ -56,9 +62,20 @@ def factor_in_order(
     """
     check_order(order)
     if order == "min-pivot":  # known only once the factor is
+        if isinstance(kernels, DeviceKernels):
+            raise BackendUnavailableError(
+                "order='min-pivot' has no CUDA kernel; got arrays on a device. Pass order='act', "
+                "or host arrays."
+            )
         return factor_min_pivot(H, shift, kernels)
-    permutation = order_of_diagonal(order, H.diagonal())
+    permutation = order_of_diagonal(order, host_diagonal(H))
     return factor_reversed(H, permutation, shift, kernels), permutation
+
+
+def host_diagonal(H: Any) -> np.ndarray:
+    """Return the diagonal of a matrix, which may be on a device, as a NumPy array."""
+    diagonal = H.diagonal()
+    return diagonal if isinstance(diagonal, np.ndarray) else diagonal.copy().get()
 
 
 def order_of_diagonal(order: str, diagonal: np.ndarray) -> np.ndarray:

@@ -7,12 +7,12 @@ from threading import Event
 import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
-from quiplinalg.kernels.record import Kernels
+from quiplinalg.factor.device import REMEDY, factor_members
+from quiplinalg.kernels.record import DeviceKernels, Kernels
 from quiplinalg.parallel import run_all, single_blas_thread
 
 __all__ = ["factor_reversed", "factor_tiled"]
 
-REMEDY = 'Raise damp (it is a fraction of the mean diagonal), or pass damp="auto".'
 _ROWS = 256
 _LEAST_ROWS = 256  # of a tile below the diagonal
 
@@ -96,8 +96,9 @@ def factor_reversed(
 
     Returns
     -------
-    ndarray, (n, n), ``dtype``, C order
-        A with A[n-1-k, n-1-i] = T[i, k] sqrt(D_k) for i <= k, in the permuted order; zero below.
+    array of the backend, (n, n), ``dtype``, C order
+        A with A[n-1-k, n-1-i] = T[i, k] sqrt(D_k) for i <= k, in the permuted order; zero below,
+        but on a device, where it is undefined.
 
     Raises
     ------
@@ -105,6 +106,14 @@ def factor_reversed(
         With the row of the caller's H and the pivot there.
     """
     n = H.shape[0]
+    remedy = REMEDY if name == "H" else f"Add a multiple of the identity to {name}."
+    if isinstance(kernels, DeviceKernels):
+        factors, errors = factor_members(
+            H[None], order[None], shift[None], kernels, dtype, [name], remedy
+        )
+        if errors:
+            raise errors[0]
+        return factors[0]
     A: np.ndarray = np.zeros((n, n), dtype)
     permuted = shift[order]
     tasks = [(H, order, permuted, A, j, min(j + _ROWS, n)) for j in range(0, n, _ROWS)]
@@ -112,6 +121,5 @@ def factor_reversed(
     failed = factor_tiled(A.T, kernels, block)
     if failed >= 0:
         index = int(order[n - 1 - failed])
-        remedy = REMEDY if name == "H" else f"Add a multiple of the identity to {name}."
         raise NotPositiveDefiniteError(index, float(A[failed, failed]), remedy, name)
     return A

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.factor.damping import AbsoluteDamp, damped
+from quiplinalg.factor.orders import host_diagonal
 from quiplinalg.factor.tiled import factor_reversed
-from quiplinalg.kernels.record import select
+from quiplinalg.kernels.record import DeviceKernels, select
 from quiplinalg.parallel import run_all
 from quiplinalg.results import UDU
 from quiplinalg.symmetric import symmetric_matrix
@@ -37,7 +38,7 @@ def udu(
     block : int, optional
         Columns of a tile.
     backend : str
-        "auto", "cpu" or "generic".
+        "auto", "cpu", "generic" or "cuda"; "auto" works where H is.
 
     Returns
     -------
@@ -72,18 +73,26 @@ def udu(
     >>> factor.D
     array([2., 2.])
     """
-    kernels = select(backend)
-    matrix = symmetric_matrix(H, "H", kernels)
-    n = matrix.shape[0]
-    order = np.arange(n)
-    diagonal = matrix.diagonal()
-    dead = np.flatnonzero(diagonal == 0)
+    kernels = select(backend, H=H)
+    with kernels.running(H):
+        matrix = symmetric_matrix(H, "H", kernels)
+        n = matrix.shape[0]
+        order = np.arange(n)
+        diagonal = host_diagonal(matrix)
+        dead = np.flatnonzero(diagonal == 0)
+        kind = np.float64 if isinstance(kernels, DeviceKernels) else matrix.dtype.type
 
-    def attempt(value: float, _: np.ndarray) -> np.ndarray:
-        # exactly H + damp I, dead columns too: the result must reconstruct
-        return factor_reversed(matrix, order, np.full(n, value), kernels, block, matrix.dtype.type)
+        def attempt(value: float, _: np.ndarray) -> np.ndarray:
+            # exactly H + damp I, dead columns too: the result must reconstruct
+            shift = np.full(n, value)
+            return factor_reversed(matrix, order, shift, kernels, block, kind)
 
-    factor, value, _ = damped(attempt, diagonal, damp)
+        factor, value, _ = damped(attempt, diagonal, damp)
+        if isinstance(kernels, DeviceKernels):
+            T, D = kernels.xp.empty_like(factor), kernels.xp.empty(n)
+            kernels.unit_rows(factor[None], T[None], D[None])
+            T, D = (kernels.back(H, a.astype(matrix.dtype, copy=False)) for a in (T, D))
+            return UDU(T=T, D=D, damp=value, dead=dead)
     pivots = factor.diagonal()[::-1].copy()
     half = (n + 1) // 2
     run_all(kernels.unit_rows, [(factor, j, min(j + _ROWS, half)) for j in range(0, half, _ROWS)])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.grids.codebook import CodebookGrid, Grid
 from quiplinalg.grids.uniform import UniformGrid
-from quiplinalg.kernels.record import Kernels, select
+from quiplinalg.kernels.record import DeviceKernels, Kernels, select
 from quiplinalg.parallel import run_all
 
 __all__ = [
@@ -67,8 +69,8 @@ def clip_to_range(W: np.ndarray, grid: UniformGrid) -> np.ndarray:
 
 
 def round_to_grid(
-    W: np.ndarray, grid: Grid, kernels: Kernels, key: int | None = None
-) -> tuple[np.ndarray, int, int]:
+    W: Any, grid: Grid, kernels: Kernels, key: int | None = None
+) -> tuple[Any, int, int]:
     """Return (codes, rows near a tie, clipped weights) of rounding W without feedback.
 
     Parameters
@@ -85,6 +87,8 @@ def round_to_grid(
     m, n = W.shape
     kind = W.dtype
     check_range(W, grid)
+    if isinstance(kernels, DeviceKernels):
+        return _nearest_on_device(W, grid, kernels, key)
     codes = np.empty((m, n), grid.code_dtype)
     columns = grid.columns(n)
     tolerance = tie_tolerance(n, kind)
@@ -114,6 +118,20 @@ def round_to_grid(
     return codes, sum(near for near, _ in counts), sum(clipped for _, clipped in counts)
 
 
+def _nearest_on_device(
+    W: Any, grid: UniformGrid, kernels: DeviceKernels, key: int | None
+) -> tuple[Any, int, int]:
+    xp, (m, n) = kernels.xp, W.shape
+    scale, zero = (xp.asarray(a).astype(W.dtype, copy=False) for a in (grid.scale, grid.zero))
+    codes = xp.empty((m, n), grid.code_dtype)
+    near, clipped = xp.zeros(m, np.int32), xp.zeros(1, np.int64)
+    low, high = (-np.inf, np.inf) if grid.bits is None else (0.0, grid.maxq)
+    group = xp.asarray(grid.columns(n))
+    tolerance = tie_tolerance(n, W.dtype)
+    kernels.nearest(W, scale, zero, group, (low, high, tolerance, key), codes, (near, clipped))
+    return codes, int((near > 0).sum()), int(clipped[0])
+
+
 def rounded_to_nearest(W: np.ndarray, grid: Grid) -> np.ndarray:
     """Return every weight of W rounded by itself, in the dtype of W, on the CPU."""
     wide = np.result_type(W.dtype, grid.dtype) == np.float64
@@ -122,10 +140,15 @@ def rounded_to_nearest(W: np.ndarray, grid: Grid) -> np.ndarray:
     return dequantize(codes, grid, weight.dtype).astype(W.dtype, copy=False)
 
 
-def dequantize(codes: np.ndarray, grid: Grid, dtype: np.dtype) -> np.ndarray:
-    """Return W_hat = scale * (codes - zero), or levels[codes], (m, n), computed in dtype."""
+def dequantize(codes: Any, grid: Grid, dtype: np.dtype) -> Any:
+    """Return W_hat = scale * (codes - zero), or levels[codes], (m, n), computed in dtype.
+
+    Where the codes are.
+    """
     if isinstance(grid, CodebookGrid):
         return grid.values(codes, dtype)
+    if not isinstance(codes, np.ndarray):
+        return _values_on_device(codes, grid, np.dtype(dtype))
     m, n = codes.shape
     columns = grid.columns(n)
     out = np.empty((m, n), dtype)
@@ -137,6 +160,18 @@ def dequantize(codes: np.ndarray, grid: Grid, dtype: np.dtype) -> np.ndarray:
         np.subtract(codes[rows], o, out=out[rows])
         out[rows] *= s
     return out
+
+
+def _values_on_device(codes: Any, grid: UniformGrid, dtype: np.dtype) -> Any:
+    kernels = select("cuda", codes=codes)
+    assert isinstance(kernels, DeviceKernels)
+    xp = kernels.xp
+    with kernels.running(codes):
+        out = xp.empty(codes.shape, dtype)
+        scale, zero = (xp.asarray(a).astype(dtype, copy=False) for a in (grid.scale, grid.zero))
+        group = xp.asarray(grid.columns(codes.shape[1]))
+        kernels.dequantize(codes, scale, zero, group, out)
+        return out
 
 
 def _rows_of(grid: UniformGrid, rows: slice, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

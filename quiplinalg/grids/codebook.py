@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.errors import BackendMismatchError, InvalidArgumentError
 from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.kernels.record import DeviceKernels, select
 
 __all__ = ["CodebookGrid", "Grid", "uniform_grid"]
 
@@ -22,6 +24,7 @@ class CodebookGrid:
     ----------
     levels : ndarray, (m, 2**bits), float16, float32 or float64
         The values of a row, as they are stored: finite, in ascending order; equal ones may repeat.
+        It may be a CuPy array.
 
     Raises
     ------
@@ -41,14 +44,17 @@ class CodebookGrid:
     kind = "codebook"
 
     def __post_init__(self) -> None:
-        levels = np.asarray(self.levels)
+        levels: Any = self.levels
+        if not hasattr(levels, "__cuda_array_interface__"):
+            levels = np.asarray(levels)
         known = levels.ndim == 2 and levels.shape[1] in [2**bits for bits in range(1, 9)]
         if not known or levels.dtype.kind != "f":
             raise InvalidArgumentError(
                 "levels must be a floating array (m, 2**bits), bits 1 to 8; got "
                 f"{levels.dtype} of shape {levels.shape}. Repeat a level to fill a row."
             )
-        if not (np.isfinite(levels).all() and (levels[:, 1:] >= levels[:, :-1]).all()):
+        finite, ascending = np.isfinite(levels).all(), (levels[:, 1:] >= levels[:, :-1]).all()
+        if not bool(finite & ascending):  # one answer for both: of a device it is waited for
             raise InvalidArgumentError(
                 "levels must be finite, and ascend along each row; got others. Sort them with "
                 "np.sort(levels, axis=1); where float16 overflows, store them in float32."
@@ -93,24 +99,70 @@ class CodebookGrid:
         return 8 * self.levels.nbytes
 
     def values(self, codes: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
-        """Return levels[i, codes[i, j]], (m, n), in a dtype."""
-        levels, out = self.levels.astype(dtype), np.empty(codes.shape, dtype)
+        """Return levels[i, codes[i, j]], (m, n), in a dtype, where the codes are."""
+        if not isinstance(codes, np.ndarray):
+            return _values_on_device(self.levels, codes, np.dtype(dtype))
+        levels, out = self._host_levels(dtype), np.empty(codes.shape, dtype)
         for i in range(0, codes.shape[0], _ROWS):
             own = codes[i : i + _ROWS].astype(np.intp)
             out[i : i + _ROWS] = np.take_along_axis(levels[i : i + _ROWS], own, axis=1)
         return out
 
     def nearest(self, W: np.ndarray) -> np.ndarray:
-        """Return the codes of the levels nearest to W, (m, n): the lower one where two tie."""
-        levels = self.levels.astype(np.float64)
+        """Return the codes of the levels nearest to W, (m, n): the lower one where two tie.
+
+        Where W is.
+        """
+        if not isinstance(W, np.ndarray):
+            return _nearest_on_device(self.levels, W)
+        levels = self._host_levels(np.float64)
         middles = (levels[:, 1:] + levels[:, :-1]) / 2
         codes = np.empty(W.shape, np.uint8)
         for i, row in enumerate(W):
             codes[i] = np.searchsorted(middles[i], row.astype(np.float64), side="left")
         return codes
 
+    def _host_levels(self, dtype: np.dtype | type) -> np.ndarray:
+        if not isinstance(self.levels, np.ndarray):
+            raise BackendMismatchError(
+                "levels must be in host memory, as what they are used on is; got levels of CuPy. "
+                "Pass CodebookGrid(grid.levels.get()), or q.to_host() of a result."
+            )
+        return self.levels.astype(dtype)
+
     def __repr__(self) -> str:
         return f"CodebookGrid({self.bits} bits, rows={self.levels.shape[0]}, {self.dtype})"
+
+
+def _values_on_device(levels: Any, codes: Any, dtype: np.dtype) -> Any:
+    kernels = select("cuda", codes=codes)
+    assert isinstance(kernels, DeviceKernels)
+    xp = kernels.xp
+    with kernels.running(codes):
+        kind = np.result_type(dtype, np.float32)
+        out = xp.empty(codes.shape, kind)
+        own = xp.ascontiguousarray(xp.asarray(levels).astype(dtype), kind)
+        kernels.gather_levels(xp.ascontiguousarray(codes, np.uint8), own, out)
+        return out.astype(dtype, copy=False)
+
+
+def _nearest_on_device(levels: Any, W: Any) -> Any:
+    """How many middles between levels are below each weight, by bisection: a gather a bit."""
+    kernels = select("cuda", W=W)
+    assert isinstance(kernels, DeviceKernels)
+    xp, (m, n) = kernels.xp, W.shape
+    with kernels.running(W):
+        wide = xp.asarray(levels).astype(np.float64)
+        middles = (wide[:, 1:] + wide[:, :-1]) / 2
+        codes = xp.zeros((m, n), np.uint8)
+        step = max(1, kernels.free_bytes() // (64 * max(n, 1)))
+        for rows in (slice(i, i + step) for i in range(0, m, step)):
+            for bit in range(levels.shape[1].bit_length() - 2, -1, -1):
+                middle = xp.empty(W[rows].shape)
+                last = codes[rows] + np.uint8((1 << bit) - 1)  # of the middles to skip
+                kernels.gather_levels(last, middles[rows], middle)
+                codes[rows] += (middle < W[rows]).astype(np.uint8) << np.uint8(bit)
+        return codes
 
 
 Grid = UniformGrid | CodebookGrid

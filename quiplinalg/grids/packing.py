@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from quiplinalg.device_arrays import device_of, import_cupy, to_device
 from quiplinalg.errors import DTypeError, InvalidArgumentError
 from quiplinalg.parallel import run_all
+from quiplinalg.restore import restore_on_device
 
 __all__ = ["pack", "unpack"]
 
@@ -20,25 +24,54 @@ def _check_bits(bits: int) -> None:
         )
 
 
+def _check_codes(codes: Any) -> None:
+    if codes.dtype != np.uint8 or codes.ndim != 2:
+        raise DTypeError(
+            f"codes must be an (m, n) uint8 array; got {codes.dtype} of shape {codes.shape}. "
+            "Codes on an unbounded grid cannot be packed."
+        )
+
+
+def _check_largest(largest: int, bits: int) -> None:
+    if largest >= 1 << bits:
+        raise InvalidArgumentError(
+            f"codes must be below 2**bits = {1 << bits}; got a code of {largest}. "
+            "Pass the width the codes were made with."
+        )
+
+
+def _check_packed(packed: Any, bits: int, n: int) -> None:
+    if packed.dtype != np.uint8 or packed.ndim != 2:
+        raise DTypeError(
+            f"packed must be a 2-D uint8 array; got {packed.dtype} of shape {packed.shape}. "
+            "Reshape the stream to one row of bytes per row of codes."
+        )
+    if n < 0 or packed.shape[1] != -(-n * bits // 8):
+        raise InvalidArgumentError(
+            f"packed must have ceil(n * bits / 8) = {-(-n * bits // 8)} bytes a row for n={n} and "
+            f"bits={bits}; got {packed.shape[1]}. Check n and bits."
+        )
+
+
 def _rows(columns: int) -> int:
     return max(1, _ROWS_AT_ONCE // max(columns, 1))
 
 
-def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+def pack(codes: Any, bits: int) -> Any:
     """Pack codes of ``bits`` bits into bytes, least significant bit first.
 
     Parameters
     ----------
-    codes : ndarray, (m, n), uint8
-        Values 0 .. 2**bits - 1.
+    codes : array, (m, n), uint8
+        Values 0 .. 2**bits - 1; on the host, or on a CUDA device, where they are packed.
     bits : int
         1 to 8.
 
     Returns
     -------
-    ndarray, (m, ceil(n * bits / 8)), uint8
-        Code j of a row takes bits j*bits .. (j+1)*bits - 1 of the row's stream; the last byte is
-        filled with zeros.
+    array, (m, ceil(n * bits / 8)), uint8
+        Of NumPy, or on the device in the library of ``codes``.  Code j of a row takes bits
+        j*bits .. (j+1)*bits - 1 of the row's stream; the last byte is filled with zeros.
 
     Raises
     ------
@@ -55,17 +88,11 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     np.True_
     """
     _check_bits(bits)
+    if device_of(codes) is not None:
+        return _pack_on_device(codes, bits)
     codes = np.asarray(codes)
-    if codes.dtype != np.uint8 or codes.ndim != 2:
-        raise DTypeError(
-            f"codes must be an (m, n) uint8 array; got {codes.dtype} of shape {codes.shape}. "
-            "Codes on an unbounded grid cannot be packed."
-        )
-    if codes.size and int(codes.max()) >= 1 << bits:
-        raise InvalidArgumentError(
-            f"codes must be below 2**bits = {1 << bits}; got a code of {int(codes.max())}. "
-            "Pass the width the codes were made with."
-        )
+    _check_codes(codes)
+    _check_largest(int(codes.max()) if codes.size else 0, bits)
     m, n = codes.shape
     packed = np.empty((m, -(-n * bits // 8)), np.uint8)
 
@@ -80,12 +107,13 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     return packed
 
 
-def unpack(packed: np.ndarray, bits: int, n: int) -> np.ndarray:
+def unpack(packed: Any, bits: int, n: int) -> Any:
     """Return the (m, n) uint8 codes that `pack` made ``packed`` from.
 
     Parameters
     ----------
-    packed : ndarray, (m, ceil(n * bits / 8)), uint8
+    packed : array, (m, ceil(n * bits / 8)), uint8
+        On the host, or on a CUDA device, where it is unpacked.
     bits : int
         1 to 8.
     n : int
@@ -93,7 +121,8 @@ def unpack(packed: np.ndarray, bits: int, n: int) -> np.ndarray:
 
     Returns
     -------
-    ndarray, (m, n), uint8
+    array, (m, n), uint8
+        Of NumPy, or on the device in the library of ``packed``.
 
     Raises
     ------
@@ -107,17 +136,10 @@ def unpack(packed: np.ndarray, bits: int, n: int) -> np.ndarray:
     array([[1, 2, 3, 0, 1]], dtype=uint8)
     """
     _check_bits(bits)
+    if device_of(packed) is not None:
+        return _unpack_on_device(packed, bits, n)
     packed = np.asarray(packed)
-    if packed.dtype != np.uint8 or packed.ndim != 2:
-        raise DTypeError(
-            f"packed must be a 2-D uint8 array; got {packed.dtype} of shape {packed.shape}. "
-            "Reshape the stream to one row of bytes per row of codes."
-        )
-    if n < 0 or packed.shape[1] != -(-n * bits // 8):
-        raise InvalidArgumentError(
-            f"packed must have ceil(n * bits / 8) = {-(-n * bits // 8)} bytes a row for n={n} and "
-            f"bits={bits}; got {packed.shape[1]}. Check n and bits."
-        )
+    _check_packed(packed, bits, n)
     m = packed.shape[0]
     codes = np.empty((m, n), np.uint8)
     for i in range(0, m, _rows(n)):
@@ -127,3 +149,29 @@ def unpack(packed: np.ndarray, bits: int, n: int) -> np.ndarray:
             single.reshape(rows.shape[0], n, bits), axis=2, bitorder="little"
         )[:, :, 0]
     return codes
+
+
+def _pack_on_device(codes: Any, bits: int) -> Any:
+    from quiplinalg.kernels.cuda import packing
+
+    cupy = import_cupy()
+    with cupy.cuda.Device(device_of(codes)):
+        own = to_device(codes, "codes", integers=True)
+        _check_codes(own)
+        m, n = own.shape
+        packed = cupy.empty((m, -(-n * bits // 8)), np.uint8)
+        worst = packing.pack(cupy.ascontiguousarray(own), bits, packed)
+        _check_largest(int(worst[0]), bits)
+        return restore_on_device(codes)(packed)
+
+
+def _unpack_on_device(packed: Any, bits: int, n: int) -> Any:
+    from quiplinalg.kernels.cuda import packing
+
+    cupy = import_cupy()
+    with cupy.cuda.Device(device_of(packed)):
+        own = to_device(packed, "packed", integers=True)
+        _check_packed(own, bits, n)
+        codes = cupy.empty((own.shape[0], n), np.uint8)
+        packing.unpack(cupy.ascontiguousarray(own), bits, codes)
+        return restore_on_device(packed)(codes)

@@ -10,7 +10,7 @@ from quiplinalg.arguments import as_float
 from quiplinalg.arrays import as_matrix, check_finite, work_dtype
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.grids.uniform import UniformGrid
-from quiplinalg.kernels.record import Kernels, select
+from quiplinalg.kernels.record import DeviceKernels, Kernels, select
 from quiplinalg.parallel import run_all
 
 __all__ = ["fit_groups", "minmax_grid", "mse_grid", "rms_grid", "work_matrix"]
@@ -20,11 +20,16 @@ _NOTHING = 2.0**-20
 _SIGNIFICANT = {np.dtype(np.float16): 11, np.dtype(np.float32): 0, np.dtype(np.float64): 0}
 
 
-def work_matrix(W: Any, name: str = "W") -> np.ndarray:
-    """Return W as a C-order float32 or float64 matrix, checked to be finite."""
-    matrix = as_matrix(W, name)
-    matrix = np.ascontiguousarray(matrix, work_dtype(matrix))
-    check_finite(matrix, name)
+def work_matrix(W: Any, name: str = "W", kernels: Kernels | None = None) -> Any:
+    """Return W as a C-order float32 or float64 matrix, checked to be finite.
+
+    An array of the backend, where ``kernels`` are given, else of NumPy.
+    """
+    own = kernels if isinstance(kernels, DeviceKernels) else None
+    matrix = as_matrix(W, name) if own is None else as_matrix(W, name, read=own.read)
+    matrix = (np if own is None else own.xp).ascontiguousarray(matrix, work_dtype(matrix))
+    if own is None or int(own.finite(matrix)):
+        check_finite(matrix, name)
     return matrix
 
 
@@ -66,7 +71,7 @@ def check_scale_dtype(scale_dtype: Any) -> np.dtype:
 
 
 def fit_groups(
-    X: np.ndarray,
+    X: Any,
     bits: int,
     sym: bool,
     clip: bool,
@@ -74,10 +79,13 @@ def fit_groups(
     scale_dtype: np.dtype,
     group_size: int,
     kernels: Kernels,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Any, Any]:
     """Return (scale, zero), each (rows, groups) in X's dtype, for consecutive groups of columns."""
     m, n = X.shape
     groups = max(1, -(-n // group_size))
+    if isinstance(kernels, DeviceKernels):
+        maxq, digits = X.dtype.type(2**bits - 1), _SIGNIFICANT[scale_dtype]
+        return kernels.fit_groups(X, group_size, maxq, sym, clip, norm, digits)
     scale = np.empty((groups, m), X.dtype)
     zero = np.empty((groups, m), X.dtype)
     maxq = X.dtype.type(2**bits - 1)
@@ -93,8 +101,8 @@ def fit_groups(
 
 
 def stored_grid(
-    scale: np.ndarray,
-    zero: np.ndarray,
+    scale: Any,
+    zero: Any,
     bits: int,
     sym: bool,
     scale_dtype: np.dtype,
@@ -103,8 +111,8 @@ def stored_grid(
     """Make the grid of what will be stored; an under- or overflowing scale is an error."""
     with np.errstate(over="ignore", under="ignore"):
         return UniformGrid(
-            scale=np.ascontiguousarray(scale, scale_dtype),
-            zero=np.ascontiguousarray(zero, scale_dtype),
+            scale=scale.astype(scale_dtype, order="C", copy=False),
+            zero=zero.astype(scale_dtype, order="C", copy=False),
             bits=bits,
             group_index=group_index,
             kind="sym" if sym else "asym",
@@ -122,8 +130,24 @@ def _search(
     norm: float,
     backend: str,
 ) -> UniformGrid:
-    kernels = select(backend)
-    matrix = work_matrix(W)
+    kernels = select(backend, W=W)
+    with kernels.running(W):
+        matrix = work_matrix(W, kernels=kernels)
+        grid = _fitted(matrix, bits, sym, group_size, per_tensor, scale_dtype, clip, norm, kernels)
+        return grid.of_arrays(kernels.back(W, grid.scale), kernels.back(W, grid.zero))
+
+
+def _fitted(
+    matrix: Any,
+    bits: int,
+    sym: bool,
+    group_size: int | None,
+    per_tensor: bool,
+    scale_dtype: Any,
+    clip: bool,
+    norm: float,
+    kernels: Kernels,
+) -> UniformGrid:
     bits, dtype = check_bits(bits), check_scale_dtype(scale_dtype)
     m, n = matrix.shape
     size = check_group_size(group_size, n)
@@ -168,7 +192,7 @@ def minmax_grid(
     scale_dtype : dtype
         float16, float32 or float64: what is stored, and what everything is rounded with.
     backend : str
-        "auto", "cpu" or "generic".
+        "auto", "cpu", "generic" or "cuda"; "auto" works where W is.
 
     Returns
     -------

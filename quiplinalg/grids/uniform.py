@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ class UniformGrid:
     ----------
     scale : ndarray, (rows, groups), float16, float32 or float64
         Step of the grid, as it is stored; rows is m, or 1 for a grid shared by all rows.
-        Positive and finite.
+        Positive and finite.  It and ``zero`` may be CuPy arrays.
     zero : ndarray, (rows, groups), the dtype of ``scale``
         The code of the value 0.  A whole number for min-max grids, ``maxq / 2`` (a half-integer)
         for RMS grids, which have no zero level.
@@ -43,7 +44,7 @@ class UniformGrid:
     kind: str = "custom"
 
     def __post_init__(self) -> None:
-        scale, zero = np.asarray(self.scale), np.asarray(self.zero)
+        scale, zero = _array(self.scale), _array(self.zero)
         if scale.ndim != 2 or scale.dtype.kind != "f":
             raise InvalidArgumentError(
                 f"scale must be a floating (rows, groups) array; got {scale.dtype} of shape "
@@ -57,7 +58,8 @@ class UniformGrid:
             raise InvalidArgumentError(
                 f"bits must be 1 to 8, or None for an unbounded grid; got bits={self.bits}."
             )
-        if not (np.isfinite(scale).all() and (scale > 0).all() and np.isfinite(zero).all()):
+        # one answer for all: of a device it is waited for
+        if not bool((np.isfinite(scale) & (scale > 0) & np.isfinite(zero)).all()):
             raise InvalidArgumentError(
                 "scale must be positive and finite, and zero finite, in the precision they are "
                 f"stored in ({scale.dtype}). Where a step under- or overflows, bring the weights "
@@ -109,6 +111,12 @@ class UniformGrid:
             return self
         return replace(self, scale=self.scale[rows], zero=self.zero[rows])
 
+    def of_arrays(self, scale: Any, zero: Any) -> UniformGrid:
+        """The grid with its scales and zeros in other arrays, on another device or in a file."""
+        if scale is self.scale and zero is self.zero:
+            return self
+        return replace(self, scale=scale, zero=zero)
+
     def columns(self, n: int) -> np.ndarray:
         """The (n,) int32 group of each column."""
         if self.group_index is None:
@@ -132,3 +140,8 @@ class UniformGrid:
         return (
             f"UniformGrid({self.kind}, {width}, rows={rows}, groups={groups}, {self.scale.dtype})"
         )
+
+
+def _array(x: Any) -> Any:
+    """Return x as an array where it is."""
+    return x if hasattr(x, "__cuda_array_interface__") else np.asarray(x)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from quiplinalg.arrays import read_only
+from quiplinalg.incoherence.apply_device import rotate_on_device
 from quiplinalg.incoherence.windows import Plan
-from quiplinalg.kernels.record import Kernels
+from quiplinalg.kernels.record import DeviceKernels, Kernels
 from quiplinalg.parallel import run_all, thread_count
 
-__all__ = ["aligned", "rotate_into"]
+__all__ = ["empty", "rotate_into"]
 
 _PIECE_BYTES = 1 << 22  # of X at a time: enough to hide a call, little enough to share out
 
 
 def rotate_into(
-    X: np.ndarray, out: np.ndarray, layout: tuple[bool, bool, bool], plan: Plan, kernels: Kernels
+    X: Any, out: Any, layout: tuple[bool, bool, bool], plan: Plan, kernels: Kernels
 ) -> None:
     """Rotate the rows or columns of X into those of out, C order, in out's dtype.
 
@@ -26,6 +28,9 @@ def rotate_into(
     both are rows.
     """
     if X.size == 0:
+        return
+    if isinstance(kernels, DeviceKernels):
+        rotate_on_device(X, out, layout, plan, kernels)
         return
     ready = X.dtype == out.dtype and X.flags.c_contiguous
     if not (ready or layout[0]):
@@ -54,6 +59,13 @@ def rotate_into(
             kernels.rotate(read_only(rows), out, (*span, 0), layout, plan.parts, tile)
 
     run_all(work, [()] * min(thread_count(), len(queue)))
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype, kernels: Kernels) -> Any:
+    """Return an empty array of a backend for `rotate_into` to write to."""
+    if isinstance(kernels, DeviceKernels):
+        return kernels.xp.empty(shape, dtype)
+    return aligned(shape, dtype)
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from quiplinalg.arrays import as_matrix, to_numpy, work_dtype
 from quiplinalg.errors import InvalidArgumentError
-from quiplinalg.incoherence.apply import aligned, rotate_into
+from quiplinalg.incoherence.apply import empty, rotate_into
 from quiplinalg.incoherence.draws import check_seed, check_size
 from quiplinalg.incoherence.windows import Plan, Window, check_windows, frozen, pack
-from quiplinalg.kernels.record import select
-from quiplinalg.parallel import run_all
+from quiplinalg.kernels.record import Kernels, select
+from quiplinalg.symmetric import mirror
 
 __all__ = ["KINDS", "Rotation"]
 
 KINDS = ("kronecker", "hadamard")
-_MIRROR_ROWS = 64  # a multiple of the lanes
 _ORTHOGONAL = 1e-9
+_plans: WeakKeyDictionary[Rotation, dict[tuple[bool, np.dtype], Plan]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -129,7 +129,7 @@ class Rotation:
         side : str
             "right" or "left".
         backend : str
-            "auto", "cpu" or "generic".
+            "auto", "cpu", "generic" or "cuda"; "auto" works where the array is.
         scales : ndarray, (n,), optional
             d, for Q diag(d) in the place of Q, at no cost.
 
@@ -168,7 +168,7 @@ class Rotation:
         side : str
             "right" or "left".
         backend : str
-            "auto", "cpu" or "generic".
+            "auto", "cpu", "generic" or "cuda"; "auto" works where the array is.
         scales : ndarray, (n,), optional
             d, for Q diag(d) in the place of Q: X Q diag(d), or diag(d) Q^T X.
 
@@ -198,7 +198,7 @@ class Rotation:
         H : array, (n, n), floating
             Symmetric: taken to be so, not checked.  Not changed.
         backend : str
-            "auto", "cpu" or "generic".
+            "auto", "cpu", "generic" or "cuda"; "auto" works where the array is.
         scales : ndarray, (n,), optional
             d, for Q diag(d) in the place of Q, at no cost.
         dtype : dtype, optional
@@ -220,21 +220,21 @@ class Rotation:
         Twice the work of `apply`, in the memory of the result.  The same bits for any number of
         threads.
         """
-        matrix = as_matrix(H, "H", square=True)
-        if matrix.shape[0] != self.n:
-            raise InvalidArgumentError(
-                f"H must be ({self.n}, {self.n}) for a rotation of n={self.n}; got "
-                f"H.shape={matrix.shape}. Make the rotation with n=H.shape[0]."
-            )
-        kernels = select(backend)
-        out = aligned(matrix.shape, work_dtype(matrix) if dtype is None else np.dtype(dtype))
-        plan = self._plan(False, out.dtype, scales)
-        # (H Q^T)^T = Q H is written by columns, and its rows are then rotated where they are
-        rotate_into(matrix, out, (True, False, False), plan, kernels)
-        rotate_into(out, out, (True, True, True), plan, kernels)
-        edges = [*range(0, self.n, _MIRROR_ROWS), self.n]
-        run_all(kernels.mirror, [(out, i, j) for i, j in pairwise(edges)])
-        return out
+        kernels = select(backend, H=H)
+        with kernels.running(H):
+            matrix = as_matrix(H, "H", square=True, read=kernels.read)
+            if matrix.shape[0] != self.n:
+                raise InvalidArgumentError(
+                    f"H must be ({self.n}, {self.n}) for a rotation of n={self.n}; got "
+                    f"H.shape={matrix.shape}. Make the rotation with n=H.shape[0]."
+                )
+            kind = work_dtype(matrix) if dtype is None else np.dtype(dtype)
+            out = empty(matrix.shape, kind, kernels)
+            plan = self._plan(False, out.dtype, scales)
+            # (H Q^T)^T = Q H is written by columns, and its rows are then rotated where they are
+            rotate_into(matrix, out, (True, False, False), plan, kernels)
+            rotate_into(out, out, (True, True, True), plan, kernels)
+            return kernels.back(H, mirror(out, kernels))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return all it takes to make the rotation again, under flat names for a file.
@@ -325,7 +325,13 @@ class Rotation:
                 f"{np.shape(scales)}. Pass one number for each coordinate."
             )
         parts = (self.permutation, self.signs, self.inner_signs, self.windows, self.factors)
-        return pack(*parts, backward, dtype, scales)
+        if scales is not None:
+            return pack(*parts, backward, dtype, scales)
+        known = _plans.setdefault(self, {})  # a device keeps its copy of a plan that stays
+        plan = known.get((backward, dtype))
+        if plan is None:
+            plan = known[backward, dtype] = pack(*parts, backward, dtype)
+        return plan
 
     def _apply(
         self, X: Any, side: str, backend: str, scales: np.ndarray | None, backward: bool
@@ -335,7 +341,14 @@ class Rotation:
                 f"side must be 'right' or 'left'; got side={side!r}. "
                 "Use 'right' for the columns of X, 'left' for its rows."
             )
-        matrix = as_matrix(X, "X")
+        kernels = select(backend, X=X)
+        with kernels.running(X):
+            return kernels.back(X, self._rotated(X, side, kernels, scales, backward))
+
+    def _rotated(
+        self, X: Any, side: str, kernels: Kernels, scales: np.ndarray | None, backward: bool
+    ) -> Any:
+        matrix = as_matrix(X, "X", read=kernels.read)
         rows = side == "right"
         if matrix.shape[1 if rows else 0] != self.n:
             expected = f"(m, {self.n})" if rows else f"({self.n}, k)"
@@ -344,9 +357,9 @@ class Rotation:
                 f"X.shape={matrix.shape}. Pass side={'left' if rows else 'right'!r} to rotate the "
                 "other axis."
             )
-        out = aligned(matrix.shape, work_dtype(matrix))
+        out = empty(matrix.shape, work_dtype(matrix), kernels)
         plan = self._plan(backward, out.dtype, scales)
-        rotate_into(matrix, out, (rows, rows, False), plan, select(backend))
+        rotate_into(matrix, out, (rows, rows, False), plan, kernels)
         return out
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 
+from quiplinalg.arrays import to_numpy
+from quiplinalg.device_arrays import common_device
 from quiplinalg.errors import BackendUnavailableError, InvalidArgumentError
 
 __all__ = [
@@ -18,6 +22,7 @@ __all__ = [
     "PANEL",
     "SCALE",
     "WALSH",
+    "DeviceKernels",
     "Kernels",
     "select",
 ]
@@ -71,6 +76,14 @@ class Kernels:
         Updates of inverses and of triangular factors (cpu_update.py).
     tiles_from : str
         "cython" or "scipy": where the factorisation steps come from, and why.
+    xp : module
+        Where its arrays are made: NumPy, or CuPy.
+    read : callable, (array, name) -> array
+        An argument of the caller as one of its arrays; see `quiplinalg.arrays.to_numpy`.
+    running : callable, arrays -> context
+        What to be in while its kernels work on these arguments.
+    back : callable, (argument, array) -> array
+        A result for who passed this argument: on the host unless the argument was elsewhere.
     """
 
     name: str
@@ -115,12 +128,83 @@ class Kernels:
     rank_update: Callable
     update_factor: Callable
     tiles_from: str
+    xp: Any = np
+    read: Callable[..., Any] = to_numpy
+    running: Callable[..., AbstractContextManager] = lambda *_: nullcontext()
+    back: Callable[[Any, Any], Any] = lambda _, a: a
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceKernels(Kernels):
+    """A backend whose arrays are on a device; its slots only launch kernels, and wait for none.
+
+    Its arrays have one axis more, in front, for the members of a stack: see kernels/cuda.  Where
+    the processor accumulates the feedback of a block of columns before it rounds them, a device
+    adds the block's own to all later columns: enough rows and columns at a time to fill it.
+
+    Attributes
+    ----------
+    free_bytes : callable, () -> int
+        Memory that could be taken.
+    cholesky : callable
+        Cholesky factors of a stack in place; whether each could be factored, on the device.
+    update : callable
+        The feedback of a block to the columns behind it.
+    finite, nearest, dequantize, gather_levels, pack, unpack, errors, fit_groups
+        What NumPy does for the other backends.
+    """
+
+    free_bytes: Callable[[], int]
+    cholesky: Callable
+    update: Callable
+    finite: Callable
+    nearest: Callable
+    dequantize: Callable
+    gather_levels: Callable
+    pack: Callable
+    unpack: Callable
+    errors: Callable
+    fit_groups: Callable
+
+
+def select(backend: str = "auto", **arrays: Any) -> Kernels:
+    """Return the record of a backend, for functions that take these arrays by name.
+
+    Parameters
+    ----------
+    backend : str
+        "cpu" (Numba, Cython), "generic" (NumPy) or "cuda" (CuPy); "auto" is "cuda" where the
+        arrays are on a CUDA device, else "cpu".
+    **arrays : array or None
+        Of the caller; none where the function has no CUDA kernels.
+
+    Raises
+    ------
+    BackendMismatchError
+        Some arrays are on a device and others are not, or on another one.
+    BackendUnavailableError
+        "cuda" where there is no CuPy or no device, or no kernel.
+    """
+    if backend not in BACKENDS:
+        raise InvalidArgumentError(
+            f"backend must be one of {', '.join(BACKENDS)}; got backend={backend!r}. "
+            "Leave it at 'auto' to let the arrays decide."
+        )
+    if backend == "cuda" and not arrays:
+        raise BackendUnavailableError(
+            "This function has no CUDA kernels; got backend='cuda'. Pass host arrays and "
+            "backend='cpu'."
+        )
+    if backend == "auto":
+        backend = "cpu" if not arrays or common_device(**arrays) is None else "cuda"
+    elif backend == "cuda":
+        common_device(**arrays)
+    return _record(backend)
 
 
 @cache
-def select(backend: str = "auto") -> Kernels:
-    """Return the record of "cpu" (Numba, Cython), which "auto" is too, or "generic" (NumPy)."""
-    if backend in ("auto", "cpu"):
+def _record(backend: str) -> Kernels:
+    if backend == "cpu":
         from quiplinalg.kernels.cpu import CPU
 
         return CPU
@@ -128,12 +212,6 @@ def select(backend: str = "auto") -> Kernels:
         from quiplinalg.kernels.generic import GENERIC
 
         return GENERIC
-    if backend == "cuda":
-        raise BackendUnavailableError(
-            "The CuPy kernels are not part of this release; got backend='cuda'. "
-            "Pass host arrays and backend='cpu'."
-        )
-    raise InvalidArgumentError(
-        f"backend must be one of {', '.join(BACKENDS)}; got backend={backend!r}. "
-        "Leave it at 'auto' to let the arrays decide."
-    )
+    from quiplinalg.kernels.cuda.record import cuda
+
+    return cuda()

@@ -11,9 +11,10 @@ from quiplinalg.arguments import suggest_keywords
 from quiplinalg.errors import DTypeError, InvalidArgumentError
 from quiplinalg.grids.codebook import uniform_grid
 from quiplinalg.grids.search import work_matrix
-from quiplinalg.kernels.record import Kernels, select
+from quiplinalg.kernels.record import DeviceKernels, Kernels, select
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.descent_driver import Descent, descend_codes
+from quiplinalg.rounding.driver import grid_there
 from quiplinalg.rounding.options import check_passes
 from quiplinalg.symmetric import symmetric_matrix
 
@@ -43,7 +44,7 @@ def descend(
     passes : int, optional
         The most passes over the columns.  Default: until one changes nothing, at most 50.
     backend : str
-        "auto", "cpu" (Numba) or "generic" (NumPy).
+        "auto", "cpu" (Numba), "generic" (NumPy) or "cuda" (CuPy); "auto" works where W and H are.
 
     Returns
     -------
@@ -94,10 +95,15 @@ def descend(
     >>> refined.loss < rounded.loss, refined.changed
     (True, 0)
     """
-    kernels = select(backend)
+    kernels = select(backend, W=W, H=H, codes=getattr(quantized, "codes", None))
     check_passes(passes, "passes")
     _check_result(quantized)
-    weight = work_matrix(W).astype(quantized.precision, copy=False)
+    with kernels.running(W, H):
+        return _descend(W, H, quantized, MAX_PASSES if passes is None else int(passes), kernels)
+
+
+def _descend(W: Any, H: Any, quantized: Quantized, most: int, kernels: Kernels) -> Quantized:
+    weight = work_matrix(W, kernels=kernels).astype(quantized.precision, copy=False)
     hessian = symmetric_hessian(H, kernels)
     m, n = quantized.shape
     if weight.shape != (m, n) or hessian.shape[0] != n:
@@ -106,20 +112,23 @@ def descend(
             f"{hessian.shape}. Pass the W and H that were quantised, W.T for Keras or Flax kernels."
         )
     grid = uniform_grid(quantized.grid, "descent", "lnq has its own descent, on levels.")
-    codes = quantized.codes
-    if grid.bits is not None and codes.size and not 0 <= codes.min() <= codes.max() <= grid.maxq:
-        raise InvalidArgumentError(
-            f"quantized.codes must be 0 to {grid.maxq:g}, on its grid; got {codes.min()} to "
-            f"{codes.max()}. Was the grid replaced? Quantise again."
-        )
-    codes = np.ascontiguousarray(codes, grid.code_dtype)
-    most = MAX_PASSES if passes is None else int(passes)
-    found = descend_codes(weight, hessian, codes, grid, most, kernels)
+    there = grid_there(grid, kernels)
+    assert there is not None
+    codes = kernels.xp.asarray(quantized.codes)
+    if grid.bits is not None and codes.size:
+        least, largest = int(codes.min()), int(codes.max())
+        if not 0 <= least <= largest <= grid.maxq:
+            raise InvalidArgumentError(
+                f"quantized.codes must be 0 to {grid.maxq:g}, on its grid; got {least} to "
+                f"{largest}. Was the grid replaced? Quantise again."
+            )
+    codes = kernels.xp.ascontiguousarray(codes, grid.code_dtype)
+    found = descend_codes(weight, hessian, codes, there, most, kernels)
     before, stored = float(found.loss.sum()), float(quantized.loss)
     same = abs(stored - before) <= _SAME_LOSS * max(stored, before)
     return replace(
         quantized,
-        codes=found.codes,
+        codes=kernels.back(W, found.codes),
         loss=max((stored if same else before) - float(found.decrease.sum()), 0.0),
         near_tie_rows=min(quantized.near_tie_rows + int(found.ties.sum()), m),
         passes=quantized.passes + found.passes,
@@ -130,6 +139,9 @@ def descend(
 
 def symmetric_hessian(H: Any, kernels: Kernels) -> np.ndarray:
     """Return H checked as everywhere, and (H + H^T) / 2 where its triangles differ at all."""
+    if isinstance(kernels, DeviceKernels):
+        halves = symmetric_matrix(H, "H", kernels) / 2
+        return halves + halves.T  # the same bits where they are equal
     differences = []
 
     def asymmetry(matrix: np.ndarray, i: int, j: int) -> tuple[float, bool]:

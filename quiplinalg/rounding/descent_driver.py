@@ -15,11 +15,11 @@ import numpy as np
 from quiplinalg.arrays import read_only
 from quiplinalg.grids.apply import tie_tolerance
 from quiplinalg.grids.uniform import UniformGrid
-from quiplinalg.kernels.record import PANEL, Kernels
+from quiplinalg.kernels.record import PANEL, DeviceKernels, Kernels
 from quiplinalg.parallel import run_all
 from quiplinalg.rounding.tiles import tile_parts
 
-__all__ = ["Descent", "descend_codes", "work_hessian"]
+__all__ = ["Descent", "descend_codes", "descent_limits", "work_exponent", "work_hessian"]
 
 _STEPS = 128  # rows of H a piece: with them a tile of E, 24 KB, stays in the first-level cache
 _LEAST = 16  # times eps H_kk d^2: what a change must gain, or rounding could undo and redo it
@@ -35,6 +35,7 @@ class Descent:
     Attributes
     ----------
     codes : ndarray, (m, n), the dtype of the codes that were passed
+        On their device.
     loss : ndarray, (m,), float64
         Loss of each row before: e H e^T for its e = W_hat - w.
     decrease : ndarray, (m,), float64
@@ -85,6 +86,10 @@ def descend_codes(
     -------
     Descent
     """
+    if isinstance(kernels, DeviceKernels):
+        from quiplinalg.rounding.descent_device import descend_codes_on_device
+
+        return descend_codes_on_device(W, H, codes, grid, passes, kernels)
     m = W.shape[0]
     codes = codes.copy()
     hessian, unit = work_hessian(H, W.dtype)
@@ -111,10 +116,9 @@ def descend_codes(
 def work_hessian(H: np.ndarray, kind: np.dtype) -> tuple[np.ndarray, float]:
     """Return H in kind, and the power of 2 it is in units of."""
     n = H.shape[0]
-    exponent = int(np.frexp(H.diagonal().max(initial=0.0))[1])
-    if H.dtype == kind and abs(exponent) <= _EXPONENT:
+    exponent = work_exponent(H.diagonal(), H.dtype == kind)
+    if H.dtype == kind and not exponent:
         return H, 1.0
-    exponent = min(max(exponent, -1000), 1000)  # both powers of 2 are normal numbers
     work = np.empty((n, n), kind)
 
     def scale(i: int) -> None:
@@ -122,6 +126,37 @@ def work_hessian(H: np.ndarray, kind: np.dtype) -> tuple[np.ndarray, float]:
 
     run_all(scale, [(i,) for i in range(0, n, _ROWS)])
     return work, 2.0**exponent
+
+
+def work_exponent(diagonal: np.ndarray, same: bool) -> int:
+    """Return the exponent of the power of 2 that H is in units of; 0 where it may stay as it is.
+
+    Parameters
+    ----------
+    diagonal : ndarray, (n,)
+        Of H.
+    same : bool
+        H is of the precision to work in.
+    """
+    exponent = int(np.frexp(diagonal.max(initial=0.0))[1])
+    if same and abs(exponent) <= _EXPONENT:
+        return 0
+    return min(max(exponent, -1000), 1000)  # both powers of 2 are normal numbers
+
+
+def descent_limits(
+    diagonal: np.ndarray, grid: UniformGrid
+) -> tuple[np.ndarray, float, float, float, float]:
+    """Return (bound, low, high, tie, least) of `Kernels.descend` for a diagonal of H.
+
+    A column with ``|g| <= bound s`` keeps its code; low and high are the ends of the grid; tie is
+    the distance to a tie that counts, least the share of H_kk d^2 that a change must gain.
+    """
+    kind = diagonal.dtype
+    tie = tie_tolerance(diagonal.size, kind)
+    bound = np.where(diagonal > 0, diagonal * kind.type(0.5 - tie), np.inf).astype(kind)
+    low, high = (0.0, grid.maxq) if grid.bits is not None else (-(2.0**31 - 1), 2.0**31 - 1)
+    return bound, low, high, tie, _LEAST * float(np.finfo(kind).eps)
 
 
 class _Descender:
@@ -146,11 +181,7 @@ class _Descender:
             for a in (grid.scale, grid.zero)
         )
         self.group = grid.columns(n)
-        tie = tie_tolerance(n, kind)
-        diagonal = hessian.diagonal()
-        bound = np.where(diagonal > 0, diagonal * kind.type(0.5 - tie), np.inf).astype(kind)
-        low, high = (0.0, grid.maxq) if grid.bits is not None else (-(2.0**31 - 1), 2.0**31 - 1)
-        self.limits = (bound, low, high, tie, _LEAST * float(np.finfo(kind).eps))
+        self.limits = descent_limits(hessian.diagonal(), grid)
         self.loss = np.zeros(m)
         self.ties = np.zeros(m, bool)
 

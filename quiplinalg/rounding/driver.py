@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arrays import work_dtype
+from quiplinalg.errors import BackendMismatchError
 from quiplinalg.grids.apply import check_range, tie_tolerance
 from quiplinalg.grids.search import fit_groups, stored_grid, work_matrix
 from quiplinalg.grids.uniform import UniformGrid
-from quiplinalg.kernels.record import PANEL, Kernels, select
+from quiplinalg.kernels.record import PANEL, DeviceKernels, Kernels, select
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.options import NORM, Options
@@ -26,7 +27,7 @@ from quiplinalg.rounding.prepared import FactoredHessian, Feedback, PreparedHess
 from quiplinalg.rounding.rounder import Rounded, round_rows
 from quiplinalg.symmetric import symmetric_matrix
 
-__all__ = ["grid_before", "round_with_feedback"]
+__all__ = ["grid_before", "grid_there", "round_with_feedback"]
 
 GridStep = Callable[[UniformGrid | None], UniformGrid]
 
@@ -42,18 +43,36 @@ def round_with_feedback(
 ) -> Quantized:
     """Round W with feedback under H; see `quiplinalg.ldlq` for the arguments and errors.
 
+    Where W and H are on a device, or ``backend`` is "cuda", it is done there.
     ``bound`` is the c of `quiplinalg.safe`: its feedback is that of a damping for each column, and
     its loss is computed by definition.
     ``search`` are functions from the best grid so far (None at first) to the next one to try;
     each row keeps the grid of its least loss, or all rows where they share one scale.
     """
-    kernels = select(backend)
+    if search or bound is not None:
+        kernels = select(backend)
+    else:
+        kernels = select(backend, W=W, H=getattr(H, "hessian", H))
+    with kernels.running(W, getattr(H, "hessian", H)):
+        return _round_layer(W, H, method, options, kernels, search, bound)
+
+
+def _round_layer(
+    W: Any,
+    H: Any,
+    method: str,
+    options: Options,
+    kernels: Kernels,
+    search: Sequence[GridStep],
+    bound: float | None,
+) -> Quantized:
     ready = H if isinstance(H, FactoredHessian) and bound is None else None
-    weight = work_matrix(W) if ready is None else ready.weight(W)
+    weight = work_matrix(W, kernels=kernels) if ready is None else ready.weight(W)
     hessian: Any = symmetric_matrix(H, "H", kernels) if ready is None else ready
     m, n = weight.shape
     check_shapes(weight, hessian)
     options.check_grid(m, n)
+    options = replace(options, grid=grid_there(options.grid, kernels))
     wide = options.grid is not None and options.grid.scale.dtype == np.float64
     kind = np.dtype(np.float64) if wide else work_dtype(weight)
     check_range(weight, options.grid)
@@ -74,7 +93,7 @@ def round_with_feedback(
     plan = _plan(weight, ready.permutation, feedback, place, spans, options)
     grid = options.grid
     if search:
-        plan = replace(plan, W=np.ascontiguousarray(weight, kind))
+        plan = replace(plan, W=kernels.xp.ascontiguousarray(weight, kind))
         rounded, grid = _search(plan, search, options, kernels)
     else:
         pieces = [slice(i, min(i + step, m)) for i in range(0, max(m, 1), max(step, 1))]
@@ -93,9 +112,10 @@ def round_with_feedback(
     if loss is None:
         loss = ready.loss(rounded.codes, grid, weight, kind)
     stochastic = options.rounding == "stochastic"
+    back = kernels.back
     return Quantized(
-        codes=rounded.codes,
-        grid=grid,
+        codes=back(W, rounded.codes),
+        grid=grid.of_arrays(back(W, grid.scale), back(W, grid.zero)),
         method=method,
         rounding=options.rounding,
         order=options.order,
@@ -153,7 +173,8 @@ def _plan(
 
 def _round(plan: Plan, rows: slice, options: Options, kernels: Kernels, kind: np.dtype) -> Rounded:
     """Round some rows of a plan, with each clip that is asked for."""
-    piece = replace(plan, W=np.ascontiguousarray(plan.W[rows], kind), first=rows.start)
+    W = kernels.xp.ascontiguousarray(plan.W[rows], kind)
+    piece = replace(plan, W=W, first=rows.start)
     grid = options.grid
     if grid is not None and grid.scale.shape[0] > 1:
         grid = replace(grid, scale=grid.scale[rows], zero=grid.zero[rows])
@@ -166,7 +187,7 @@ def _round(plan: Plan, rows: slice, options: Options, kernels: Kernels, kind: np
         for each in (replace(options, clip=clip, grid=grid) for clip in clips)
     ]  # fmt: skip
     for other in others:
-        best.keep_better_rows(other)
+        best.keep_better_rows(other, kernels.xp)
     return best
 
 
@@ -184,13 +205,26 @@ def _search(
             if other.loss < best.loss:
                 best, grid = other, tried
             continue
-        best.keep_better_rows(other)
+        best.keep_better_rows(other, kernels.xp)
         stored = tried.scale.dtype
         grid = replace(tried, scale=best.scale.astype(stored), zero=best.zero.astype(stored))
     return best, grid
 
 
-def grid_before(weight: np.ndarray, options: Options, kernels: Kernels) -> UniformGrid:
+def grid_there(grid: UniformGrid | None, kernels: Kernels) -> UniformGrid | None:
+    """Return a grid in arrays of the backend: what is on the host may go to a device, not back."""
+    if grid is None:
+        return None
+    if not isinstance(kernels, DeviceKernels):
+        if hasattr(grid.scale, "__cuda_array_interface__"):
+            raise BackendMismatchError(
+                "grid must be on the host, as W is; got a grid on a device. Make it from this W."
+            )
+        return grid
+    return grid.of_arrays(kernels.xp.asarray(grid.scale), kernels.xp.asarray(grid.zero))
+
+
+def grid_before(weight: Any, options: Options, kernels: Kernels) -> UniformGrid:
     """Return the grid that was given, or the one fitted to the original weights."""
     if options.grid is not None:
         return options.grid

@@ -13,10 +13,10 @@ import numpy as np
 
 from quiplinalg.errors import NotPositiveDefiniteError
 from quiplinalg.factor.damping import AbsoluteDamp, damped
-from quiplinalg.factor.orders import factor_in_order
+from quiplinalg.factor.orders import factor_in_order, host_diagonal
 from quiplinalg.grids.apply import check_reached, code_ends
 from quiplinalg.grids.uniform import UniformGrid
-from quiplinalg.kernels.record import Kernels
+from quiplinalg.kernels.record import DeviceKernels, Kernels
 from quiplinalg.parallel import run_all, single_blas_thread
 from quiplinalg.symmetric import mirror
 
@@ -81,16 +81,21 @@ def damped_inverse(
     -----
     n^3 flops, two n x n matrices.  The same bits for any number of threads.
     """
-    from scipy.linalg.lapack import dpotri
-
-    diagonal = hessian.diagonal()
+    diagonal = host_diagonal(hessian)
     (factor, permutation), value, shift = damped(
         lambda _, shift: factor_in_order(hessian, order, shift, kernels), diagonal, damp
     )
     n = hessian.shape[0]
-    D = factor.diagonal()[::-1] ** 2
+    D = host_diagonal(factor)[::-1] ** 2
     trace = float(D.sum()) - float((shift - value).sum())
+    if isinstance(kernels, DeviceKernels):
+        from quiplinalg.rounding.elimination_device import inverse_of_factor
+
+        Hinv = inverse_of_factor(factor, permutation, kernels)
+        return DampedInverse(Hinv, value, shift, permutation, trace)
     if n:
+        from scipy.linalg.lapack import dpotri
+
         # J (H + shift) J = L L^T, L the lower triangle of factor.T in Fortran order
         with single_blas_thread():
             inverse, info = dpotri(factor.T, lower=1, overwrite_c=1)
@@ -186,6 +191,13 @@ def eliminate(
     n^3 / 3 flops for each row, and n^2 / 2 + 128 n float64 elements for each thread.  The same
     bits for any number of threads.
     """
+    if isinstance(kernels, DeviceKernels):
+        from quiplinalg.rounding.elimination_device import eliminate_on_device
+
+        return eliminate_on_device(
+            weight, Hinv, kernels, grid=grid, order=order, mask=mask, steps=steps, quota=quota,
+            width=width, outliers=outliers,
+        )  # fmt: skip
     m, n = weight.shape
     width = int(width or max(n, 1))
     blocks = -(-n // width)

@@ -21,27 +21,29 @@ __all__ = ["best_step", "change_of_loss", "checked_layer"]
 _RIDGE = 1e-12  # of the scaled S, which has a unit diagonal: parameters that H cannot tell apart
 
 
-def best_step(S: np.ndarray, r: np.ndarray) -> np.ndarray:
+def best_step(S: Any, r: Any, xp: Any = np) -> Any:
     """Return -S^-1 r of each row, 0 for parameters that have no weight.
 
     Parameters
     ----------
-    S : ndarray, (rows, p, p), float64, positive semidefinite
-    r : ndarray, (rows, p), float64
+    S : array, (rows, p, p), float64, positive semidefinite
+    r : array, (rows, p), float64
+    xp : module
+        Of both: NumPy or CuPy, which solves up to 256 unknowns as one batch.
     """
-    size = np.sqrt(np.maximum(np.einsum("ipp->ip", S), 0))
+    size = xp.sqrt(xp.maximum(S.diagonal(axis1=1, axis2=2), 0))
     empty = size == 0
-    size[empty] = 1
+    size = xp.where(empty, 1.0, size)
     A = S / size[:, :, None] / size[:, None, :]
-    np.einsum("ipp->ip", A)[:] = 1 + _RIDGE  # the diagonal, of empty ones too
-    step = -np.linalg.solve(A, (r / size)[:, :, None])[:, :, 0] / size
-    step[empty] = 0
-    return step
+    own = xp.arange(size.shape[1])
+    A[:, own, own] = 1 + _RIDGE  # of empty ones too
+    step = -xp.linalg.solve(A, (r / size)[:, :, None])[:, :, 0] / size
+    return xp.where(empty, 0.0, step)
 
 
-def change_of_loss(S: np.ndarray, r: np.ndarray, d: np.ndarray) -> np.ndarray:
+def change_of_loss(S: Any, r: Any, d: Any, xp: Any = np) -> Any:
     """Return 2 r d + d S d^T of each row."""
-    return np.einsum("ip,ip->i", d, 2 * r + np.einsum("ipq,iq->ip", S, d))
+    return xp.einsum("ip,ip->i", d, 2 * r + xp.einsum("ipq,iq->ip", S, d))
 
 
 def checked_layer(
@@ -62,7 +64,7 @@ def checked_layer(
         raise InvalidArgumentError(
             f"quantized must be on a grid of 1 to 8 bits; got {quantized.grid!r}."
         )
-    weight = work_matrix(W).astype(quantized.precision, copy=False)
+    weight = work_matrix(W, kernels=kernels).astype(quantized.precision, copy=False)
     hessian = symmetric_hessian(getattr(H, "hessian", H), kernels)
     m, n = quantized.shape
     if weight.shape != (m, n) or hessian.shape[0] != n:

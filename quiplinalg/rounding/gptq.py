@@ -8,8 +8,8 @@ from quiplinalg.arguments import suggest_keywords
 from quiplinalg.factor.damping import AbsoluteDamp
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.results import Quantized
-from quiplinalg.rounding.driver import round_with_feedback
 from quiplinalg.rounding.options import Options
+from quiplinalg.rounding.stack import round_layers
 
 __all__ = ["gptq"]
 
@@ -31,18 +31,19 @@ def gptq(
     seed: int | None = None,
     block: int | None = None,
     backend: str = "auto",
-) -> Quantized:
+) -> Quantized | Any:  # as `ldlq`
     """Round W column by column, each error compensated in the columns that follow.
 
     Parameters
     ----------
     W, H, bits, grid, group_size, static_groups, sym, clip, order, damp, rounding, seed, block, \
     backend
-        As in `ldlq`; only the default width differs.
+        As in `ldlq`, W (m, n) or (b, m, n), H (n, n) or (b, n, n); only the default width differs.
 
     Returns
     -------
-    Quantized
+    Quantized or QuantizedStack
+        The latter for W (b, m, n): a sequence of b results.
 
     Raises
     ------
@@ -69,9 +70,11 @@ def gptq(
     >>> H = np.array([[2.0, 1.0], [1.0, 2.0]])
     >>> (ql.gptq(W, H).codes == ql.ldlq(W, H, bits=4).codes).all()
     np.True_
+    >>> ql.gptq(np.stack([W, W]), H).codes.shape
+    (2, 2, 2)
     """
     options = Options(
         bits=bits, grid=grid, group_size=group_size, static_groups=static_groups, sym=sym,
         clip=clip, order=order, damp=damp, rounding=rounding, seed=seed, block=block,
     )  # fmt: skip
-    return round_with_feedback(W, H, "gptq", options, backend)
+    return round_layers(W, H, "gptq", options, backend)

@@ -8,8 +8,8 @@ from quiplinalg.arguments import suggest_keywords
 from quiplinalg.factor.damping import AbsoluteDamp
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.results import Quantized
-from quiplinalg.rounding.driver import round_with_feedback
 from quiplinalg.rounding.options import Options
+from quiplinalg.rounding.stack import round_layers
 
 __all__ = ["ldlq"]
 
@@ -31,23 +31,26 @@ def ldlq(
     seed: int | None = None,
     block: int | None = None,
     backend: str = "auto",
-) -> Quantized:
+) -> Quantized | Any:  # QuantizedStack of a stack; a union would hide the attributes of one
     """Round W to a grid so that tr((W_hat - W) H (W_hat - W)^T) is small.
 
     W_hat_k = Q(W_k + (W - W_hat)_{<k} U_{<k,k}) column by column, H + damp I = T D T^T, T = I + U.
 
     Parameters
     ----------
-    W : array, (m, n) = (out, in), floating
-        Any host array: NumPy, torch, JAX, anything with ``__array__`` or DLPack.  float64 is
-        rounded in float64, everything narrower in float32.  Not changed.
-    H : array, (n, n), floating
+    W : array, (m, n) = (out, in) or (b, m, n), floating
+        Any array: NumPy, torch, JAX, anything with ``__array__`` or DLPack, and on a CUDA device
+        CuPy, torch or JAX, without a copy.  float64 is rounded in float64, everything narrower in
+        float32.  Not changed.
+    H : array, (n, n) or (b, n, n), floating
         Symmetric second moment of the layer's inputs, in any units; both triangles are checked.
         Factored in float64.  Not changed.  Or what `prepare` makes of it, for several layers.
+        For a stack W, (n, n) is the H of all members, checked and factored once.
     bits : int
         1 to 8.  Ignored where ``grid`` is given.
     grid : UniformGrid, optional
-        From `minmax_grid`, `mse_grid`, `rms_grid` or your own.  Default: see ``clip``.
+        From `minmax_grid`, `mse_grid`, `rms_grid` or your own.  Default: see ``clip``.  With 1 or
+        m rows; the same for every member of a stack.
     group_size : int, optional
         Columns that share a scale, consecutive in rounding order.  Default: one scale per row.
     static_groups : bool
@@ -75,24 +78,29 @@ def ldlq(
     block : int, optional
         Columns rounded between two updates.  Changes the speed, never the result.
     backend : str
-        "auto", "cpu" (Numba and Cython) or "generic" (NumPy).
+        "cpu" (Numba and Cython), "generic" (NumPy) or "cuda" (CuPy).  "auto" works where W and H
+        are, both in host memory or both on one device; "cuda" takes host arrays to the device and
+        the result back.
 
     Returns
     -------
-    Quantized
+    Quantized or QuantizedStack
         Codes, grid, the loss under H without damping, and ``dequantize()``, which gives back the
-        caller's kind of array.
+        caller's kind of array.  For W (b, m, n) a `QuantizedStack`: a sequence of b results,
+        each that of a call for its member alone, to the last bit (with the same ``seed``).
 
     Raises
     ------
     NotPositiveDefiniteError
         H with its damping is not positive definite: never a silent fall-back to nearest.
+    BackendMismatchError
+        W and H are not on one device: nothing is moved silently.
     NonFiniteError, DTypeError, InvalidArgumentError, BackendUnavailableError
 
     Warns
     -----
     DampingWarning
-        ``damp="auto"`` had to go beyond 0.01.
+        ``damp="auto"`` had to go beyond 0.01; for each member of a stack on its own.
 
     Notes
     -----
@@ -100,6 +108,14 @@ def ldlq(
     2 n^2 (4 n^2 in float64) for the packed feedback and 8 MB a thread.  The same codes for any
     block and number of threads: rows are independent and each target is one chain of fused
     multiply-adds.  Dead columns (zero diagonal of H) are rounded to nearest; they cost nothing.
+    Small members of a stack are rounded side by side, each on one thread, large ones one by one.
+
+    On a device: 8 n^2 bytes for the factor, 4 n^2 (8 n^2) for the feedback and 13 m n (25 m n) for
+    W, its targets and codes, in CuPy's pool and on its current stream; as many members of a stack
+    at once as fit into 0.7 of what is free.  The codes are those of the host but for targets within
+    a tie (`near_tie_rows`), since the factor differs by rounding errors, and for rows where two
+    ranges of the clip search are as good; min-pivot orders are for the host only.  The diagonal of
+    H, whether it was factored, and the sums of the rows are read back, once each.
 
     On an unbounded grid the loss is at most (m/4) s^2 tr D, and (m/12) s^2 tr D on average, the
     least possible for this kind of feedback.  Clipping voids both: there are W and H for which a
@@ -118,9 +134,17 @@ def ldlq(
     >>> q = ql.ldlq(W, H, bits=2)
     >>> q.loss < 0.8 * q.nearest_loss(W, H)
     True
+
+    The experts of a mixture in one call:
+
+    >>> experts = ql.ldlq(np.stack([W, -W, 2 * W]), np.stack([H, H, H]))
+    >>> experts.shape, experts.dequantize().shape, len(experts)
+    ((3, 32, 64), (3, 32, 64), 3)
+    >>> experts[0].loss == q.loss == experts.loss[0]
+    np.True_
     """
     options = Options(
         bits=bits, grid=grid, group_size=group_size, static_groups=static_groups, sym=sym,
         clip=clip, order=order, damp=damp, rounding=rounding, seed=seed, block=block,
     )  # fmt: skip
-    return round_with_feedback(W, H, "ldlq", options, backend)
+    return round_layers(W, H, "ldlq", options, backend)

@@ -7,29 +7,36 @@ the codes, by least squares under H, or a pass of coordinate descent on the code
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from quiplinalg.arrays import read_only
 from quiplinalg.grids.codebook import CodebookGrid
-from quiplinalg.kernels.record import PANEL, Kernels
+from quiplinalg.kernels.record import PANEL, DeviceKernels, Kernels
 from quiplinalg.parallel import run_all, single_blas_thread
 from quiplinalg.rounding.descent_driver import work_hessian
-from quiplinalg.rounding.fitting import best_step, change_of_loss
+from quiplinalg.rounding.level_fit import (
+    LEAST,
+    PASSES,
+    SETTLED,
+    Fitted,
+    Start,
+    best_levels,
+    quantile_places,
+)
+from quiplinalg.rounding.levels_device import (
+    fit_levels_on_device,
+    kmeans_on_device,
+    round_on_device,
+)
 from quiplinalg.rounding.plan import layout, panels
 from quiplinalg.rounding.prepared import PreparedHessian
 
 __all__ = ["Fitted", "dense_feedback", "fit_levels", "kmeans_levels", "round_to_levels"]
 
-_SETTLED = 1e-4  # a round that gains less of a row's loss is the last one of that row
-_LEAST = 16  # eps H_kk d^2 that a changed code must gain, as in coordinate descent
 _ROWS = 64
 _SUMS = 32 << 20  # bytes of H summed by code that a thread holds
-_PASSES = 100  # of k-means
 _BLOCK = 128  # columns rounded between two products
-
-Start = tuple[CodebookGrid, np.ndarray]
 
 
 def kmeans_levels(W: np.ndarray, bits: int, kernels: Kernels) -> np.ndarray:
@@ -43,16 +50,17 @@ def kmeans_levels(W: np.ndarray, bits: int, kernels: Kernels) -> np.ndarray:
     bits : int
     kernels : Kernels
     """
+    if isinstance(kernels, DeviceKernels):
+        return kmeans_on_device(W, bits, kernels)
     m, n = W.shape
-    count = 1 << bits
-    levels = np.empty((m, count))
-    quantiles = ((np.arange(count) + 0.5) / count * n).astype(np.intp)
+    levels = np.empty((m, 1 << bits))
+    quantiles = quantile_places(1 << bits, n)
 
     def part(first: int) -> None:
         rows = slice(first, first + _ROWS)
         X = np.sort(W[rows], axis=1)
         levels[rows] = X[:, quantiles]
-        kernels.lloyd(X, levels[rows], _PASSES)
+        kernels.lloyd(X, levels[rows], PASSES)
 
     run_all(part, [(i,) for i in range(0, m, _ROWS)])
     return levels
@@ -63,6 +71,8 @@ def dense_feedback(ready: PreparedHessian, dtype: np.dtype, kernels: Kernels) ->
     n = ready.shape[0]
     place, _ = layout(n, -(-kernels.block // PANEL) * PANEL)
     packed = ready.feedback(place, dtype).U
+    if isinstance(kernels, DeviceKernels):  # of which it is a matrix
+        return kernels.xp.ascontiguousarray(packed[:n, :n])
     U = np.zeros((place.shape[0], place.shape[0]), dtype)
     for c in range(0, place.shape[0], PANEL):
         U[: c + PANEL, c : c + PANEL] = panels(packed, c, c + PANEL).reshape(-1, PANEL)
@@ -84,6 +94,8 @@ def round_to_levels(
     grid : CodebookGrid
     kernels : Kernels
     """
+    if isinstance(kernels, DeviceKernels):
+        return round_on_device(W, U, permutation, grid, kernels)
     m, n = W.shape
     codes = np.empty((m, n), np.uint8)
     levels = grid.levels.astype(np.float64)
@@ -106,32 +118,6 @@ def round_to_levels(
     return codes
 
 
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """Levels and codes after some rounds.
-
-    Attributes
-    ----------
-    codes : ndarray, (m, n), uint8
-    grid : CodebookGrid
-    rounds : int
-        Of the row that took most.
-    changed : int
-        Codes that the last round of each row changed.
-    loss : ndarray, (m,)
-        Of the start of each row.
-    history : ndarray, (rounds + 1, 2, m)
-        By how much it fell in each half step, levels and then codes.
-    """
-
-    codes: np.ndarray
-    grid: CodebookGrid
-    rounds: int
-    changed: int
-    loss: np.ndarray
-    history: np.ndarray
-
-
 def fit_levels(
     W: np.ndarray, H: np.ndarray, starts: Sequence[Start], rounds: int, kernels: Kernels
 ) -> Fitted:
@@ -151,6 +137,8 @@ def fit_levels(
     -------
     Fitted
     """
+    if isinstance(kernels, DeviceKernels):
+        return fit_levels_on_device(W, H, starts, rounds, kernels)
     m, n = W.shape
     hessian, unit = work_hessian(H, W.dtype)
     hessian = read_only(hessian)
@@ -214,7 +202,7 @@ class _Rows:
             done += 1
             gain = fall[0][rows] + fall[1][rows]
             left[rows] -= gain
-            rows = rows[gain > _SETTLED * np.maximum(left[rows], 0)]
+            rows = rows[gain > SETTLED * np.maximum(left[rows], 0)]
         return done
 
     def fit(self, rows: np.ndarray) -> np.ndarray:
@@ -225,13 +213,7 @@ class _Rows:
         S = (T @ hot.transpose(0, 2, 1)).astype(np.float64)
         S = (S + S.transpose(0, 2, 1)) / 2
         r = np.einsum("iln,in->il", hot, self.G[rows], dtype=np.float64)
-        with np.errstate(over="ignore"):
-            new = (old + best_step(S, r)).astype(old.dtype)
-        new = np.where(np.isfinite(new), new, old)
-        step = new.astype(np.float64) - old.astype(np.float64)
-        fall = -change_of_loss(S, r, step)
-        worse = ~(fall > 0)
-        new[worse], step[worse], fall[worse] = old[worse], 0, 0
+        new, step, fall = best_levels(old, S, r)
         self.G[rows] += np.einsum("iln,il->in", T, step.astype(T.dtype))
         self.levels[rows] = new
         self._sort(rows[(new[:, 1:] < new[:, :-1]).any(axis=1)])
@@ -248,7 +230,7 @@ class _Rows:
     def descend(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """One pass of descent on the codes; return the fall of the loss and the codes changed."""
         gain, changed = np.zeros(self.loss.size), np.zeros(self.loss.size, np.int64)
-        least = _LEAST * float(np.finfo(self.G.dtype).eps)
+        least = LEAST * float(np.finfo(self.G.dtype).eps)
         self.kernels.descend_levels(
             self.G, self.codes, self.T, self.H, self.levels.astype(np.float64), rows, least,
             (gain, changed),

@@ -12,13 +12,15 @@ from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import AbsoluteDamp
 from quiplinalg.grids.apply import dequantize
 from quiplinalg.grids.codebook import CodebookGrid, uniform_grid
+from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.losses import proxy_loss
+from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.fitting import checked_layer
 from quiplinalg.rounding.ldlq import ldlq
+from quiplinalg.rounding.level_fit import Fitted, Start
 from quiplinalg.rounding.levels import (
-    Fitted,
     dense_feedback,
     fit_levels,
     kmeans_levels,
@@ -92,7 +94,9 @@ def lnq(
     starts, twice, 2 m n^2 additions for the normal equations, m 2^(3 bits) / 3 flops in each round
     to solve them, and 6 n for each code that changes.  4 n^2 bytes for U; 32 MB a thread.  Levels
     take 2^bits numbers a row: in float16 at 4 bits, 1/16 bit a weight for n = 4096.  The same codes
-    for any number of threads.
+    for any number of threads.  On a device 2^bits n elements a row, of as many rows at a time as
+    take a quarter of its free memory, and half as much again; products and systems of equations are
+    those of cuBLAS, so that rows may part from the host's where a target is near a tie.
 
     On heavy-tailed weights this is 1.4 to 3 dB below `ldlq` on a uniform grid at equal ``bits``.
 
@@ -113,33 +117,40 @@ def lnq(
     >>> q.loss < 0.8 * ql.ldlq(W, H, bits=3).loss
     True
     """
-    kernels = select(backend)
+    hessian = getattr(H, "hessian", H)
+    kernels = select(backend, W=W, H=hessian)
     check_passes(rounds, "rounds")
     stored = _level_dtype(level_dtype)
-    if not isinstance(H, PreparedHessian):
-        H = prepare(H, order=order, damp=damp, backend=backend)
-    start = ldlq(W, H, bits, order=order, damp=damp, clip=clip, backend=backend)
-    weight, hessian = checked_layer(W, H, start, kernels)
-    codebook = _codebook(start, stored, weight, hessian)
-    most = MAX_ROUNDS if rounds is None else int(rounds)
-    found = _fit(weight, hessian, H, (codebook, start.codes), most, kernels)
-    return replace(
-        start,
-        codes=found.codes,
-        grid=found.grid,
-        method="lnq",
-        loss=proxy_loss(found.grid.values(found.codes, np.float64), weight, hessian),
-        passes=found.rounds,
-        changed=found.changed,
-        refit="levels",
-    )
+    with kernels.running(W, hessian):
+        weight = work_matrix(W, kernels=kernels)  # on the device, where the backend is
+        if isinstance(H, PreparedHessian):
+            ready = H
+            ready.check(order, damp, kernels)
+        else:
+            ready = prepare(H, order=order, damp=damp, backend=backend)
+        start = ldlq(weight, ready, bits, order=order, damp=damp, clip=clip, backend=backend)
+        weight, hessian = checked_layer(weight, ready, start, kernels)
+        codebook = _codebook(start, stored, weight, hessian, kernels)
+        most = MAX_ROUNDS if rounds is None else int(rounds)
+        found = _fit(weight, hessian, ready, (codebook, start.codes), most, kernels)
+        return replace(
+            start,
+            codes=kernels.back(W, found.codes),
+            grid=CodebookGrid(kernels.back(W, found.grid.levels)),
+            method="lnq",
+            loss=proxy_loss(found.grid.values(found.codes, np.float64), weight, hessian),
+            passes=found.rounds,
+            changed=found.changed,
+            refit="levels",
+            restore=like(W),
+        )
 
 
 def _fit(
-    W: np.ndarray,
-    H: np.ndarray,
+    W: Any,
+    H: Any,
     ready: PreparedHessian,
-    start: tuple[CodebookGrid, np.ndarray],
+    start: Start,
     rounds: int,
     kernels: Kernels,
 ) -> Fitted:
@@ -149,7 +160,7 @@ def _fit(
     bits, stored = start[0].bits, start[0].dtype
     U = dense_feedback(ready, W.dtype, kernels)
 
-    def rounded(grid: CodebookGrid) -> tuple[CodebookGrid, np.ndarray]:
+    def rounded(grid: CodebookGrid) -> Start:
         return grid, round_to_levels(W, U, ready.permutation, grid, kernels)
 
     means = CodebookGrid(kmeans_levels(W, bits, kernels).astype(stored))
@@ -170,22 +181,22 @@ def _level_dtype(level_dtype: Any) -> np.dtype:
     return found
 
 
-def _codebook(start: Quantized, dtype: np.dtype, W: np.ndarray, H: np.ndarray) -> CodebookGrid:
+def _codebook(start: Quantized, dtype: np.dtype, W: Any, H: Any, kernels: Kernels) -> CodebookGrid:
     """The levels of a uniform grid as they are stored; raise where that costs much."""
-    grid = uniform_grid(start.grid)
+    grid, xp = uniform_grid(start.grid), kernels.xp
     count = int(grid.maxq) + 1
-    every = np.broadcast_to(np.arange(count, dtype=np.uint8), (start.shape[0], count))
+    every = xp.broadcast_to(xp.arange(count).astype(np.uint8), (start.shape[0], count))
     one = replace(grid, group_index=None)
-    levels = dequantize(np.ascontiguousarray(every), one, np.dtype(np.float64))
+    levels = dequantize(xp.ascontiguousarray(every), one, np.dtype(np.float64))
     with np.errstate(over="ignore"):
         levels = levels.astype(dtype)
-    if np.isfinite(levels).all():
+    if xp.isfinite(levels).all():
         book = CodebookGrid(levels)
         loss = proxy_loss(book.values(start.codes, np.float64), W, H)
-        energy = proxy_loss(np.zeros_like(W), W, H)
+        energy = proxy_loss(xp.zeros_like(W), W, H)
         if loss <= _COARSE * start.loss + 1e-5 * energy:
             return book
     raise InvalidArgumentError(
-        f"level_dtype must hold levels up to {np.abs(W).max():.3g}; got {dtype.name}, whose "
+        f"level_dtype must hold levels up to {float(abs(W).max()):.3g}; got {dtype.name}, whose "
         "rounding costs more than the codes do. Pass level_dtype='float32'."
     )

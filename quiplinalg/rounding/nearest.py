@@ -12,11 +12,11 @@ from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.grids.apply import round_to_grid
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.grids.uniform import UniformGrid
-from quiplinalg.kernels.record import select
+from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.losses import proxy_loss
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
-from quiplinalg.rounding.driver import grid_before
+from quiplinalg.rounding.driver import grid_before, grid_there
 from quiplinalg.rounding.options import Options
 
 __all__ = ["nearest"]
@@ -75,21 +75,28 @@ def nearest(
             "clip must be 'mse' or 'minmax' without feedback; got clip='best'. It compares losses "
             "that only rounding with feedback gives."
         )
-    kernels = select(backend)
-    weight = work_matrix(W)
+    kernels = select(backend, W=W, H=H)
+    with kernels.running(W, H):
+        return _round(W, H, options, kernels)
+
+
+def _round(W: Any, H: Any, options: Options, kernels: Kernels) -> Quantized:
+    weight = work_matrix(W, kernels=kernels)
     m, n = weight.shape
     options.check_grid(m, n)
+    options = replace(options, grid=grid_there(options.grid, kernels))
     found = grid_before(weight, options, kernels)
     if found.scale.dtype == np.float64:
         weight = weight.astype(np.float64, copy=False)
-    stochastic = rounding == "stochastic"
+    stochastic = options.rounding == "stochastic"
     key = options.philox_key if stochastic else None
     codes, near_tie_rows, clipped = round_to_grid(weight, found, kernels, key)
+    back = kernels.back
     result = Quantized(
-        codes=codes,
-        grid=found,
+        codes=back(W, codes),
+        grid=found.of_arrays(back(W, found.scale), back(W, found.zero)),
         method="nearest",
-        rounding=rounding,
+        rounding=options.rounding,
         order="natural",
         permutation=None,
         loss=float("nan"),
@@ -98,10 +105,10 @@ def nearest(
         dead=np.empty(0, np.int64),
         near_tie_rows=near_tie_rows,
         clipped=clipped / max(m * n, 1),
-        seed=seed if stochastic else None,
+        seed=options.seed if stochastic else None,
         precision=weight.dtype.name,
         restore=like(W),
     )
     if H is None:
         return result
-    return replace(result, loss=proxy_loss(result.__array__(weight.dtype), W, H))
+    return replace(result, loss=proxy_loss(result.values(weight.dtype), W, H))

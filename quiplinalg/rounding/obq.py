@@ -11,15 +11,15 @@ from quiplinalg.arguments import suggest_keywords
 from quiplinalg.arrays import to_numpy
 from quiplinalg.errors import DTypeError, InvalidArgumentError
 from quiplinalg.factor.damping import AbsoluteDamp
-from quiplinalg.factor.orders import ORDERS
+from quiplinalg.factor.orders import ORDERS, host_diagonal
 from quiplinalg.grids.apply import check_range, tie_tolerance
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.grids.uniform import UniformGrid
-from quiplinalg.kernels.record import select
+from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.losses import proxy_loss
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
-from quiplinalg.rounding.driver import grid_before
+from quiplinalg.rounding.driver import grid_before, grid_there
 from quiplinalg.rounding.elimination import damped_inverse, eliminate
 from quiplinalg.rounding.options import Options
 from quiplinalg.rounding.plan import check_shapes
@@ -91,7 +91,8 @@ def obq(
         this one (they are off by more than half a step), the one of the largest |e_q| is next,
         of equal ones the lowest column.  Only in greedy order.
     backend : str
-        "auto", "cpu" (Numba) or "generic" (NumPy; some hundred times slower).
+        "cpu" (Numba), "generic" (NumPy; some hundred times slower) or "cuda" (CuPy); "auto"
+        works where W and H are.
 
     Returns
     -------
@@ -253,18 +254,34 @@ def _round(
         bits=bits, grid=grid, group_size=group_size, static_groups=True, sym=sym, clip=clip,
         order="natural" if greedy else order, damp=damp, rounding="nearest", seed=None, block=None,
     )  # fmt: skip
-    kernels = select(backend)
-    weight = work_matrix(W)
+    kernels = select(backend, W=W, H=H)
+    with kernels.running(W, H):
+        return _eliminated(W, H, mask, options, order, outliers_first, kernels)
+
+
+def _eliminated(
+    W: Any,
+    H: Any,
+    mask: Any,
+    options: Options,
+    order: str,
+    outliers_first: bool,
+    kernels: Kernels,
+) -> OBQTrace:
+    """Do it for checked options."""
+    greedy = order == "greedy"
+    weight = work_matrix(W, kernels=kernels)
     hessian = symmetric_matrix(H, "H", kernels)
     m, n = weight.shape
     check_shapes(weight, hessian)
     options.check_grid(m, n)
+    options = replace(options, grid=grid_there(options.grid, kernels))
     check_range(weight, options.grid)
     pruned = None if mask is None else _check_mask(mask, (m, n))
     found = grid_before(weight, options, kernels)
     if pruned is not None:
         _check_zero(found)
-    inverse = damped_inverse(hessian, damp, kernels, options.order)
+    inverse = damped_inverse(hessian, options.damp, kernels, options.order)
     done = eliminate(
         weight,
         inverse.Hinv,
@@ -279,9 +296,10 @@ def _round(
     trace_D = inverse.trace_D
     if not common and m:
         trace_D = float(done.trace_D.mean() - (inverse.shift - inverse.damp).sum())
+    back = kernels.back
     result = Quantized(
-        codes=done.codes.astype(found.code_dtype, copy=False),
-        grid=found,
+        codes=back(W, done.codes.astype(found.code_dtype, copy=False)),
+        grid=found.of_arrays(back(W, found.scale), back(W, found.zero)),
         method="obq",
         rounding="nearest",
         order=order if pruned is None else "masked",
@@ -289,7 +307,7 @@ def _round(
         loss=float("nan"),
         trace_D=trace_D,
         damp=inverse.damp,
-        dead=np.flatnonzero(hessian.diagonal() == 0),
+        dead=np.flatnonzero(host_diagonal(hessian) == 0),
         near_tie_rows=int((done.ties < tie_tolerance(n, np.dtype(np.float64))).sum()),
         clipped=float(done.clipped.sum()) / max(m * n, 1),
         precision="float64",
@@ -297,7 +315,7 @@ def _round(
     )
     # by definition: 2 m n^2 flops are nothing here, and sum costs - damp ||E||^2 may have no digits
     loss = proxy_loss(done.weights, weight, hessian)
-    return OBQTrace(replace(result, loss=loss), done.order, done.costs)
+    return OBQTrace(replace(result, loss=loss), back(W, done.order), back(W, done.costs))
 
 
 def _check_order(order: Any, outliers_first: Any) -> bool:

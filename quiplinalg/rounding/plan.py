@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError
-from quiplinalg.kernels.record import PANEL, Kernels
+from quiplinalg.kernels.record import PANEL, DeviceKernels, Kernels
 from quiplinalg.parallel import run_all
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "layout",
     "pack",
     "pack_columns",
+    "pack_members",
     "panels",
     "tiled",
     "undamped",
@@ -107,9 +108,22 @@ def layout(n: int, size: int, block: int = 1) -> tuple[np.ndarray, list[tuple[in
     return np.concatenate(places) if places else np.empty(0, np.int64), spans
 
 
-def pack(factor: np.ndarray, place: np.ndarray, dtype: np.dtype, kernels: Kernels) -> np.ndarray:
-    """Return the packed feedback U of a factor (see `factor_reversed`), in ``dtype``."""
+def pack(factor: Any, place: np.ndarray, dtype: np.dtype, kernels: Kernels) -> Any:
+    """Return the packed feedback U of a factor (see `factor_reversed`), in ``dtype``.
+
+    On a device it is a whole matrix, (N, N).
+    """
+    if isinstance(kernels, DeviceKernels):
+        return pack_members(factor[None], place, dtype, kernels)[0]
     return pack_columns(factor, place, (0, place.shape[0]), dtype, kernels)
+
+
+def pack_members(A: Any, place: np.ndarray, dtype: np.dtype, kernels: DeviceKernels) -> Any:
+    """Return the feedback U of factors on a device, (b, N, N): strictly upper, zero elsewhere."""
+    N = place.shape[0]
+    U = kernels.xp.empty((A.shape[0], N, N), dtype)
+    kernels.pack_feedback(A, kernels.xp.asarray(place), U)
+    return U
 
 
 def pack_columns(

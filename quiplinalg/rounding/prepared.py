@@ -12,7 +12,7 @@ from quiplinalg.arguments import suggest_keywords
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import AbsoluteDamp, damped, diagonal_shift
 from quiplinalg.factor.multipliers import column_multipliers
-from quiplinalg.factor.orders import check_order, factor_in_order
+from quiplinalg.factor.orders import check_order, factor_in_order, host_diagonal
 from quiplinalg.grids.apply import dequantize
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.grids.uniform import UniformGrid
@@ -138,14 +138,14 @@ class PreparedHessian(FactoredHessian):
         kernels: Kernels,
     ):
         self.hessian = hessian
-        super().__init__(hessian.diagonal(), order, damp, kernels)
+        super().__init__(host_diagonal(hessian), order, damp, kernels)
         self._factor_damped()
         self._place = np.empty(0, np.int64)
         self._feedback: Feedback | None = None
         self._lock = Lock()
 
     def weight(self, W: Any) -> np.ndarray:
-        return work_matrix(W)
+        return work_matrix(W, kernels=self._kernels)
 
     def rows_at_once(self, work: Footprint) -> int:
         return work.rows
@@ -192,7 +192,8 @@ class PreparedHessian(FactoredHessian):
         dtype: np.dtype,
         objective: float | None = None,
     ) -> Feedback:
-        D = factor.diagonal()[::-1] ** 2  # no view of it: the factor is freed before the rounding
+        # no view of it: the factor is freed before the rounding
+        D = host_diagonal(factor)[::-1] ** 2
         trace = (float(D.sum()) if objective is None else objective) - self._invented()
         return Feedback(pack(factor, place, dtype, self._kernels), D, damping, trace)
 
@@ -217,7 +218,7 @@ def prepare(
     order, damp : str, float
         As in `ldlq`; a call that gets the result must name the same.
     backend : str
-        "auto", "cpu" or "generic"; a call that gets the result must name the same.
+        "auto", "cpu", "generic" or "cuda"; a call that gets the result must name the same.
 
     Returns
     -------
@@ -253,5 +254,6 @@ def prepare(
     True
     """
     check_order(order)
-    kernels = select(backend)
-    return PreparedHessian(symmetric_matrix(H, "H", kernels), order, damp, kernels)
+    kernels = select(backend, H=H)
+    with kernels.running(H):
+        return PreparedHessian(symmetric_matrix(H, "H", kernels), order, damp, kernels)

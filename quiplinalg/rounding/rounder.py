@@ -10,13 +10,15 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from quiplinalg.grids.apply import check_reached, code_ends
 from quiplinalg.grids.uniform import UniformGrid
-from quiplinalg.kernels.record import Kernels
+from quiplinalg.kernels.record import DeviceKernels, Kernels
 from quiplinalg.parallel import run_all, thread_count
+from quiplinalg.rounding.device_rounder import Members, round_members
 from quiplinalg.rounding.options import NORM, Options
 from quiplinalg.rounding.plan import Plan, panels, tiled
 from quiplinalg.rounding.tiles import tile_parts
@@ -28,11 +30,14 @@ _PARTS = 4  # of the rows, for each thread, where they wait for one another
 
 @dataclass(eq=False)
 class Rounded:
-    """Rounded rows: codes in the caller's column order, their grid, and sums of each row."""
+    """Rounded rows: codes in the caller's column order, their grid, and sums of each row.
 
-    codes: np.ndarray  # (m, n)
-    scale: np.ndarray  # (m, groups), work dtype
-    zero: np.ndarray
+    Codes and grid are arrays of the backend.
+    """
+
+    codes: Any  # (m, n)
+    scale: Any  # (m, groups), work dtype
+    zero: Any
     ties: np.ndarray  # (m,) least distance to a tie
     row_loss: np.ndarray  # (m, 2) with damping, and what damping adds
     row_clipped: np.ndarray  # (m,)
@@ -43,18 +48,19 @@ class Rounded:
         loss, damped_part = self.row_loss.sum(axis=0)  # in the order of rows, whoever did them
         return max(float(loss - damped_part), 0.0)
 
-    def keep_better_rows(self, other: Rounded) -> None:
+    def keep_better_rows(self, other: Rounded, xp: Any) -> None:
         """Take the rows whose loss is smaller in another rounding of the same plan."""
         better = np.subtract(*other.row_loss.T) < np.subtract(*self.row_loss.T)
         for name in (field.name for field in fields(self)):
-            mine = np.array(getattr(self, name))
-            mine[better] = getattr(other, name)[better]
+            mine = getattr(self, name).copy()
+            own = better if isinstance(mine, np.ndarray) else xp.asarray(better)
+            mine[own] = getattr(other, name)[own]
             setattr(self, name, mine)
 
     @classmethod
     def joined(cls, pieces: list[Rounded]) -> Rounded:
         """Return the rows of all pieces, one after the other."""
-        if len(pieces) == 1:
+        if len(pieces) == 1:  # always on a device
             return pieces[0]
         names = [field.name for field in fields(cls)]
         return cls(*(np.concatenate([getattr(each, name) for each in pieces]) for name in names))
@@ -63,14 +69,16 @@ class Rounded:
 def round_rows(plan: Plan, grid: UniformGrid | None, options: Options, kernels: Kernels) -> Rounded:
     """Round the rows of a plan to a grid, or fit the grid of each group on the way where None."""
     m, n = plan.W.shape
-    kind = plan.W.dtype
+    kind, xp = plan.W.dtype, kernels.xp
     bits = options.bits if grid is None else grid.bits
     if grid is None:
-        scale, zero = np.ones((m, plan.groups), kind), np.zeros((m, plan.groups), kind)
+        scale, zero = xp.ones((m, plan.groups), kind), xp.zeros((m, plan.groups), kind)
     else:
         shape = (m, grid.scale.shape[1])
-        scale = np.broadcast_to(grid.scale.astype(kind, copy=False), shape)
-        zero = np.broadcast_to(grid.zero.astype(kind, copy=False), shape)
+        scale = xp.broadcast_to(grid.scale.astype(kind, copy=False), shape)
+        zero = xp.broadcast_to(grid.zero.astype(kind, copy=False), shape)
+    if isinstance(kernels, DeviceKernels):
+        return _round_alone(plan, scale, zero, bits, options, kernels)
     codes = np.empty((m, n), np.int32 if bits is None else np.uint8)
     out = Rounded(codes, scale, zero, np.full(m, 0.5), np.zeros((m, 2)), np.zeros(m))
     low, high = (kind.type(end) for end in code_ends(bits))
@@ -78,6 +86,24 @@ def round_rows(plan: Plan, grid: UniformGrid | None, options: Options, kernels: 
         _Rounder(plan, grid is None, options, kernels, low, high, out).run()
     check_reached(bits, out.row_clipped.sum())
     return out
+
+
+def _round_alone(
+    plan: Plan, scale: Any, zero: Any, bits: int | None, options: Options, kernels: DeviceKernels
+) -> Rounded:
+    """Round the rows of a plan on a device, as a stack of one layer."""
+    members = Members(
+        W=plan.W[None],
+        columns=plan.columns[None],
+        U=plan.U[None],
+        D=plan.D[None],
+        damping=plan.damping[None],
+        spans=plan.spans,
+        group=plan.group[None],
+        first=plan.first,
+    )
+    done = round_members(members, scale[None], zero[None], bits, options, kernels)
+    return Rounded(*(getattr(done, field.name)[0] for field in fields(Rounded)))
 
 
 class _Rounder:

@@ -229,7 +229,7 @@ def test_the_freed_factor_is_not_held_by_its_diagonal():
 
     original = select("cpu").store
     patched = replace(select("cpu"), store=store)
-    before, driver.select = driver.select, lambda backend: patched
+    before, driver.select = driver.select, lambda backend, **_: patched
     tracemalloc.start()
     try:
         ql.ldlq(W, H, clip="minmax")

@@ -45,7 +45,8 @@ def test_bad_weights(name):
     for bad in (P.W + 1j, P.W.astype(int), P.W.astype(str), P.W.astype(object), None, "W"):
         with pytest.raises(ql.DTypeError, match="W must"):
             call(bad)
-    for bad in (P.W[0], P.W[None], np.float64(1.0)):
+    deep = P.W[None, None] if name in TAKES_BOTH else P.W[None]  # stacks are taken by both
+    for bad in (P.W[0], deep, np.float64(1.0)):
         with pytest.raises(ql.InvalidArgumentError, match="W must be"):
             call(bad)
 

@@ -1,0 +1,36 @@
+"""The CUDA backend without a GPU: a stand-in for CuPy, with kernels compiled by g++."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from standin.fake_cupy import installed
+from standin.host_compiler import KernelError, compiler
+from standin.needs import needed
+from standin.raw_module import order
+
+
+def forget() -> None:
+    """Empty the caches of the backend: they hold modules of one cupy."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("quiplinalg.kernels"):
+            for value in list(vars(module).values()):
+                if callable(getattr(value, "cache_clear", None)):
+                    value.cache_clear()
+
+
+@pytest.fixture
+def cuda():
+    """Give .xp, which stands in for cupy, .order(way) and .KernelError."""
+    if compiler() is None:
+        needed("g++")
+    forget()
+    with installed() as xp:
+        yield SimpleNamespace(xp=xp, order=order, KernelError=KernelError)
+    forget()
