@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import quiplinalg as ql
 
 __all__ = [
+    "CannotRunError",
     "Contestant",
     "Feedback",
     "Floor",
@@ -32,6 +33,7 @@ __all__ = [
     "blas_threads",
     "check",
     "conditioned",
+    "feedback_buffers",
     "hessian",
     "interleave",
     "our_threads",
@@ -45,6 +47,10 @@ _PACKAGES = (
     "compressed-tensors", "transformers",
 )  # fmt: skip
 _REST = 0.1  # seconds between contestants: BLAS workers spin for about 0.03 s after a call
+
+
+class CannotRunError(Exception):
+    """A topic needs what this machine has not; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -208,12 +214,21 @@ class Feedback:
     C[:, k0:k1] += E[:, :k0] U[:k0, k0:k1].  Everything is in Fortran order and U is stored panel
     by panel beforehand, so that nothing is copied.  The blocks on the diagonal, where rounding
     goes on, are not in the panels: ``flops`` is what is done, ``whole / flops`` scales to m n^2.
+    ``gemm`` takes the arguments of SciPy's, which is the default.
     """
 
-    def __init__(self, m: int, n: int, width: int, side: str, buffers: dict[str, np.ndarray]):
+    def __init__(
+        self,
+        m: int,
+        n: int,
+        width: int,
+        side: str,
+        buffers: dict[str, Any],
+        gemm: Callable[..., Any] | None = None,
+    ):
         from scipy.linalg import blas
 
-        self.gemm = blas.sgemm
+        self.gemm = gemm or blas.sgemm
         self.C, self.E = buffers["C"], buffers["E"]
         width = min(width, max(n // 2, 1))
         pieces = buffers["U"]  # flat: the panels reuse it
@@ -413,6 +428,7 @@ class Report:
             f"{where['date']}, commit {commit}, {where['cpu']} ({features}), "
             f"{where['cores']} cores{load}, Python {where['python']}; {versions}.",
             "",
+            *_device(where.get("device")),
             "| " + " | ".join(self.columns) + " |",
             "|" + "---|" * len(self.columns),
             *("| " + " | ".join(row) + " |" for row in self.rows),
@@ -425,6 +441,11 @@ class Report:
         return "\n".join(lines).rstrip() + "\n"
 
     def write(self) -> None:
+        """Write <topic>.json and <topic>.md, and print the table."""
+        self.save()
+        print(self.markdown(self.where))
+
+    def save(self) -> None:
         """Write <topic>.json and <topic>.md, each moved in place whole."""
         where = self.where
         folder = self.settings.output
@@ -443,7 +464,18 @@ class Report:
             part = folder / f".{self.topic}.{name}.part"
             part.write_text(content, encoding="utf-8")
             part.replace(folder / f"{self.topic}.{name}")
-        print(self.markdown(where))
+
+
+def _device(device: dict[str, Any] | None) -> list[str]:
+    """Return the line that says what device was timed, where there is one."""
+    if device is None:
+        return []
+    versions = ", ".join(f"{k} {v}" for k, v in device["versions"].items())
+    return [
+        f"Device: {device['name']}, compute capability {device['compute_capability']}, CUDA driver "
+        f"{device['driver']}, runtime {device['runtime']}; {versions}.",
+        "",
+    ]
 
 
 def _cell(value: Any) -> str:
