@@ -10,6 +10,7 @@ import numpy as np
 
 from quiplinalg.arrays import as_matrix, check_finite
 from quiplinalg.errors import BackendMismatchError, InvalidArgumentError
+from quiplinalg.foreign import refuse_devices
 from quiplinalg.grids.apply import dequantize, round_to_grid
 from quiplinalg.grids.codebook import Grid
 from quiplinalg.grids.correction import LowRankCorrection
@@ -106,6 +107,8 @@ def _solve(R: np.ndarray, D: np.ndarray | None, b: Any, lower: bool) -> np.ndarr
     """x with R diag(D) R^T x = b; R is unit triangular where D is given."""
     from scipy.linalg import solve_triangular
 
+    refuse_devices(R, "L" if lower else "T")
+    refuse_devices(b, "b")
     right = np.asarray(b)
     if right.ndim not in (1, 2) or right.shape[0] != R.shape[0]:
         raise InvalidArgumentError(
@@ -221,7 +224,9 @@ class Quantized:
         m, n = self.shape
         index = getattr(self.grid, "group_index", None)
         regular = index is None or bool((np.diff(index) >= 0).all())
-        total = self.grid.bits * m * n + self.grid.storage_bits(m, n) + (0 if regular else 32 * n)
+        with select("auto", codes=self.codes).running(self.codes):
+            grid_bits = self.grid.storage_bits(m, n)
+        total = self.grid.bits * m * n + grid_bits + (0 if regular else 32 * n)
         parts = (self.processing, self.correction)
         total += sum(part.storage_bits for part in parts if part is not None)
         if self.mask is not None:  # free where pruned weights have the code of zero
@@ -252,12 +257,16 @@ class Quantized:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("W_hat is computed from the codes: it cannot be had without a copy.")
+        self.check_on_host()
+        return self.values(dtype)
+
+    def check_on_host(self) -> None:
+        """Raise BackendMismatchError where its arrays are on a device."""
         if not isinstance(self.codes, np.ndarray):
             raise BackendMismatchError(
                 "A result on a device is no NumPy array, and nothing is moved to the host "
                 "silently; got codes of CuPy. Pass q.to_host(), or use q.dequantize() there."
             )
-        return self.values(dtype)
 
     def values(self, dtype: Any = None) -> Any:
         """Return W_hat, (m, n), as an array of NumPy, or of CuPy where the codes are."""
@@ -282,10 +291,9 @@ class Quantized:
         """
         mask = None if self.mask is None else self.mask[rows]
         correction = None if self.correction is None else self.correction.of_rows(rows)
-        return replace(
-            self, codes=self.codes[rows], grid=self.grid.of_rows(rows), mask=mask,
-            correction=correction, restore=None,
-        )  # fmt: skip
+        with select("auto", codes=self.codes).running(self.codes):
+            codes, grid = self.codes[rows], self.grid.of_rows(rows)
+        return replace(self, codes=codes, grid=grid, mask=mask, correction=correction, restore=None)
 
     def nearest_loss(self, W: Any, H: Any) -> float:
         """Return the loss of rounding W to nearest on this grid, pruned alike, 2 m n^2 flops.
@@ -301,7 +309,7 @@ class Quantized:
             return self._nearest_loss(W, H, kernels)
 
     def _nearest_loss(self, W: Any, H: Any, kernels: Kernels) -> float:
-        weight = as_matrix(W, "W", read=kernels.read)
+        weight, hessian = as_matrix(W, "W", read=kernels.read), kernels.read(H, "H")
         weight = kernels.xp.ascontiguousarray(weight, self.precision)
         if weight.shape != self.shape:
             raise InvalidArgumentError(
@@ -316,7 +324,7 @@ class Quantized:
             rounded[self.mask] = 0
         if self.processing is not None:
             rounded = self.processing.undo(rounded)
-        return proxy_loss(rounded, weight, H)
+        return proxy_loss(rounded, weight, hessian)
 
     def _choice(self) -> str:
         """The rotation, and what each of the others that were tried would have cost."""

@@ -26,6 +26,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "host: how something is done in host memory, on threads")
     backend = config.getoption("--backend")
     if backend == "standin":
         sys.path.insert(0, str(Path(__file__).parent / "cuda"))
@@ -46,7 +47,8 @@ def _prefer_cuda():
     plain = record.select
 
     def select(backend="auto", **arrays):
-        return plain("cuda" if backend == "auto" and arrays else backend, **arrays)
+        free = backend == "auto" and arrays and "codes" not in arrays  # a result is where it is
+        return plain("cuda" if free else backend, **arrays)
 
     try:
         plain("cuda", W=None)
@@ -60,6 +62,8 @@ def pytest_runtest_call(item):
     """With a device, skip (and say so) what asks for a kernel that there is for hosts only."""
     if item.config.getoption("--backend") == "cpu":
         return (yield)
+    if item.get_closest_marker("host"):
+        pytest.skip("only of the host")
     from quiplinalg.errors import BackendUnavailableError
 
     try:

@@ -35,11 +35,7 @@ def factor_tiled(A: np.ndarray, kernels: Kernels, block: int | None) -> int:
     many threads share them.  n^3/3 flops, no work space.
     """
     n = A.shape[0]
-    if block is not None and (not isinstance(block, int) or block < 1):
-        raise InvalidArgumentError(
-            f"block must be a whole number of at least 1, or None; got block={block!r}. "
-            "Leave it at None for the backend's choice."
-        )
+    _check_block(block)
     columns = block or kernels.tile
     with single_blas_thread():
         for j0 in range(0, n, columns):
@@ -108,6 +104,7 @@ def factor_reversed(
     n = H.shape[0]
     remedy = REMEDY if name == "H" else f"Add a multiple of the identity to {name}."
     if isinstance(kernels, DeviceKernels):
+        _check_block(block)
         factors, errors = factor_members(
             H[None], order[None], shift[None], kernels, dtype, [name], remedy
         )
@@ -123,3 +120,11 @@ def factor_reversed(
         index = int(order[n - 1 - failed])
         raise NotPositiveDefiniteError(index, float(A[failed, failed]), remedy, name)
     return A
+
+
+def _check_block(block: int | None) -> None:
+    if block is not None and (not isinstance(block, int) or block < 1):
+        raise InvalidArgumentError(
+            f"block must be a whole number of at least 1, or None; got block={block!r}. "
+            "Leave it at None for the backend's choice."
+        )

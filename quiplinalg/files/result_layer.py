@@ -65,6 +65,8 @@ class StoredLayer:
 def stored_layer(name: str, layer: Quantized | Pruned, attributes: Attributes) -> StoredLayer:
     """Check a layer and the caller's own attributes; nothing is written.
 
+    A layer on a device is copied: files are the host's.
+
     Raises
     ------
     InvalidArgumentError
@@ -86,7 +88,7 @@ def stored_layer(name: str, layer: Quantized | Pruned, attributes: Attributes) -
     stored_attributes(attributes)
     if isinstance(layer, Pruned):
         return _pruned(name, layer, attributes)
-    return _quantized(name, layer, attributes)
+    return _quantized(name, layer.to_host(), attributes)
 
 
 def write_layer(file: h5py.File, name: str, stored: StoredLayer) -> None:

@@ -40,7 +40,8 @@ class ResultWriter(AtomicWriter):
         name : str
             Parts joined by ``/`` become nested groups.
         layer : Quantized or Pruned
-            Everything but ``restore``, and the trace of a pruning, is kept.
+            Everything but ``restore``, and the trace of a pruning, is kept.  What is on a device is
+            copied from there.
         **attributes : str, int or float
             Anything else to keep with the layer; :meth:`ResultReader.attributes` gives it back.
 

@@ -175,5 +175,6 @@ def _values_on_device(codes: Any, grid: UniformGrid, dtype: np.dtype) -> Any:
 
 
 def _rows_of(grid: UniformGrid, rows: slice, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    grid.check_on_host()
     own = slice(None) if grid.scale.shape[0] == 1 else rows
     return grid.scale[own].astype(dtype), grid.zero[own].astype(dtype)

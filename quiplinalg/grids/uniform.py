@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.errors import BackendMismatchError, InvalidArgumentError
+from quiplinalg.foreign import refuse_devices
 
 __all__ = ["UniformGrid"]
 
@@ -54,6 +55,11 @@ class UniformGrid:
             raise InvalidArgumentError(
                 f"zero must have the shape of scale, {scale.shape}; got {zero.shape}."
             )
+        if isinstance(zero, np.ndarray) != isinstance(scale, np.ndarray):
+            raise BackendMismatchError(
+                "scale and zero must be in one place; got one on the host and the other on a "
+                "device. Move one: cupy.asarray(zero), or scale.get()."
+            )
         if self.bits is not None and not 1 <= self.bits <= 8:
             raise InvalidArgumentError(
                 f"bits must be 1 to 8, or None for an unbounded grid; got bits={self.bits}."
@@ -73,6 +79,7 @@ class UniformGrid:
                     "For columns in order: np.arange(n) // group_size."
                 )
         else:
+            refuse_devices(self.group_index, "group_index")
             index = np.asarray(self.group_index)
             if index.ndim != 1 or (index.size and not 0 <= index.min() <= index.max() < groups):
                 raise InvalidArgumentError(
@@ -116,6 +123,14 @@ class UniformGrid:
         if scale is self.scale and zero is self.zero:
             return self
         return replace(self, scale=scale, zero=zero)
+
+    def check_on_host(self) -> None:
+        """Raise BackendMismatchError where its arrays are on a device."""
+        if not isinstance(_array(self.scale), np.ndarray):
+            raise BackendMismatchError(
+                "grid must be on the host, as W is; got a grid on a device. Make it from this W, "
+                "or pass q.to_host().grid of a result."
+            )
 
     def columns(self, n: int) -> np.ndarray:
         """The (n,) int32 group of each column."""

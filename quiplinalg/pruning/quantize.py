@@ -22,7 +22,7 @@ from quiplinalg.pruning.pattern import check_scale, check_sparsity, parse_patter
 from quiplinalg.pruning.sparsegpt import ALIASES, check_block, check_one_pass
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
-from quiplinalg.rounding.driver import grid_before
+from quiplinalg.rounding.driver import grid_before, grid_there
 from quiplinalg.rounding.elimination import damped_inverse
 from quiplinalg.rounding.obq import obq_masked
 from quiplinalg.rounding.options import Options
@@ -139,6 +139,7 @@ BackendUnavailableError
         order="natural", damp=damp, rounding="nearest", seed=None, block=None,
     )  # fmt: skip
     kernels = select(backend)
+    grid_there(grid, kernels)  # raises for one on a device
     weight = work_matrix(W)
     hessian = symmetric_matrix(H, "H", kernels)
     check_shapes(weight, hessian)

@@ -7,6 +7,7 @@ is the chain of fused multiply-adds that it is on the processor.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from quiplinalg.grids.apply import check_reached, code_ends
 from quiplinalg.kernels.record import DeviceKernels
+from quiplinalg.rounding.members import naming
 from quiplinalg.rounding.options import NORM, Options
 
 __all__ = ["Members", "RoundedMembers", "round_members"]
@@ -76,7 +78,9 @@ def round_members(
     if codes.size:
         stats = _Run(plan, out, bits, options, kernels).run()
         out.row_loss, out.ties, out.row_clipped = stats[..., :2], stats[..., 2], stats[..., 3]
-    check_reached(bits, out.row_clipped.sum())
+    for i, rows in enumerate(out.row_clipped if bits is None else ()):
+        with naming(i) if b > 1 else nullcontext():
+            check_reached(bits, rows.sum())
     return out
 
 

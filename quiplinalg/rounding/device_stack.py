@@ -23,6 +23,7 @@ from quiplinalg.kernels.record import PANEL, DeviceKernels
 from quiplinalg.restore import like
 from quiplinalg.rounding.device_rounder import Members, RoundedMembers, round_members
 from quiplinalg.rounding.driver import grid_there
+from quiplinalg.rounding.members import naming
 from quiplinalg.rounding.options import NORM, Options
 from quiplinalg.rounding.plan import layout, pack_members, undamped
 from quiplinalg.rounding.prepared import FactoredHessian, PreparedHessian
@@ -74,7 +75,9 @@ def round_stack_on_device(
     weight = xp.ascontiguousarray(weight, kind)
     if int(kernels.finite(weight)):
         check_finite(weight, "W")
-    check_range(weight.reshape(b * m, n), _for_rows(grid, b, kernels))
+    for i in range(b if grid is not None else 0):
+        with naming(i):
+            check_range(weight[i], grid)
     shared = H if isinstance(H, FactoredHessian) else kernels.read(H, "H")
     if not isinstance(shared, FactoredHessian):
         shared = xp.ascontiguousarray(shared, work_dtype(shared))
@@ -98,14 +101,6 @@ def round_stack_on_device(
 def _bytes_of_member(m: int, n: int, N: int, kind: np.dtype, factored: bool) -> int:
     square = 0 if factored else 8 * n * n + kind.itemsize * N * N
     return square + m * N * (2 * kind.itemsize + 5) + 1
-
-
-def _for_rows(grid: UniformGrid | None, b: int, kernels: DeviceKernels) -> UniformGrid | None:
-    """Return the grid of the rows of all members, one below the other."""
-    if grid is None or grid.rows == 1:
-        return grid
-    again = (kernels.xp.concatenate([a] * b) if b else a[:0] for a in (grid.scale, grid.zero))
-    return grid.of_arrays(*again)
 
 
 class _Lot:

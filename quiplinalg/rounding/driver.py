@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arrays import work_dtype
-from quiplinalg.errors import BackendMismatchError
 from quiplinalg.grids.apply import check_range, tie_tolerance
 from quiplinalg.grids.search import fit_groups, stored_grid, work_matrix
 from quiplinalg.grids.uniform import UniformGrid
@@ -27,7 +26,7 @@ from quiplinalg.rounding.prepared import FactoredHessian, Feedback, PreparedHess
 from quiplinalg.rounding.rounder import Rounded, round_rows
 from quiplinalg.symmetric import symmetric_matrix
 
-__all__ = ["grid_before", "grid_there", "round_with_feedback"]
+__all__ = ["grid_before", "grid_there", "places", "plain_hessian", "round_with_feedback"]
 
 GridStep = Callable[[UniformGrid | None], UniformGrid]
 
@@ -52,8 +51,8 @@ def round_with_feedback(
     if search or bound is not None:
         kernels = select(backend)
     else:
-        kernels = select(backend, W=W, H=getattr(H, "hessian", H))
-    with kernels.running(W, getattr(H, "hessian", H)):
+        kernels = select(backend, W=W, H=plain_hessian(H))
+    with kernels.running(*places(W, H)):
         return _round_layer(W, H, method, options, kernels, search, bound)
 
 
@@ -211,15 +210,22 @@ def _search(
     return best, grid
 
 
+def places(W: Any, H: Any) -> tuple[Any, ...]:
+    """Return the arrays that say where to work: a prepared H, which W may be taken to, or both."""
+    return (getattr(H, "hessian", None),) if isinstance(H, FactoredHessian) else (W, H)
+
+
+def plain_hessian(H: Any) -> Any:
+    """Return H, or None for a prepared one: `FactoredHessian.check` tells whether it fits."""
+    return None if isinstance(H, FactoredHessian) else H
+
+
 def grid_there(grid: UniformGrid | None, kernels: Kernels) -> UniformGrid | None:
     """Return a grid in arrays of the backend: what is on the host may go to a device, not back."""
     if grid is None:
         return None
     if not isinstance(kernels, DeviceKernels):
-        if hasattr(grid.scale, "__cuda_array_interface__"):
-            raise BackendMismatchError(
-                "grid must be on the host, as W is; got a grid on a device. Make it from this W."
-            )
+        grid.check_on_host()
         return grid
     return grid.of_arrays(kernels.xp.asarray(grid.scale), kernels.xp.asarray(grid.zero))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from quiplinalg.errors import DTypeError, InvalidArgumentError
 from quiplinalg.grids.search import work_matrix
-from quiplinalg.kernels.record import Kernels
+from quiplinalg.kernels.record import DeviceKernels, Kernels
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.descent import symmetric_hessian
 
@@ -55,6 +55,8 @@ def checked_layer(
             f"quantized must be a Quantized; got {type(quantized).__name__}. "
             "ldlq, gptq, quip and nearest return one, and so does the layer of a result file."
         )
+    if not isinstance(kernels, DeviceKernels):
+        quantized.check_on_host()
     if quantized.correction is not None:
         raise InvalidArgumentError(
             "quantized must have no low-rank correction yet; got one of rank "

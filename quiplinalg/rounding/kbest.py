@@ -18,7 +18,7 @@ from quiplinalg.kernels.record import PANEL, Kernels, select
 from quiplinalg.losses import proxy_loss
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
-from quiplinalg.rounding.driver import grid_before
+from quiplinalg.rounding.driver import grid_before, grid_there
 from quiplinalg.rounding.kbest_driver import Rounded, round_kbest
 from quiplinalg.rounding.options import Options
 from quiplinalg.rounding.plan import Plan, check_shapes, layout, pack, undamped
@@ -123,6 +123,7 @@ def kbest(
     m, n = weight.shape
     check_shapes(weight, hessian)
     options.check_grid(m, n)
+    grid = grid_there(grid, kernels)
     if grid is not None and grid.scale.dtype == np.float64:
         weight = weight.astype(np.float64, copy=False)
     check_range(weight, grid)

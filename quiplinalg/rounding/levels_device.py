@@ -84,7 +84,8 @@ def round_on_device(
             kernels.round_levels(*block, levels[rows], code, error)
             found[:, own] = code
             if later.start < n:
-                F[:, later] += error @ U[own, later]
+                behind = F[:, later]
+                behind += error @ U[own, later]
         codes[rows] = found[:, place]
     return codes
 

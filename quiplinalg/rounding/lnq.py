@@ -17,6 +17,7 @@ from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.losses import proxy_loss
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
+from quiplinalg.rounding.driver import plain_hessian
 from quiplinalg.rounding.fitting import checked_layer
 from quiplinalg.rounding.ldlq import ldlq
 from quiplinalg.rounding.level_fit import Fitted, Start
@@ -95,8 +96,8 @@ def lnq(
     to solve them, and 6 n for each code that changes.  4 n^2 bytes for U; 32 MB a thread.  Levels
     take 2^bits numbers a row: in float16 at 4 bits, 1/16 bit a weight for n = 4096.  The same codes
     for any number of threads.  On a device 2^bits n elements a row, of as many rows at a time as
-    take a quarter of its free memory, and half as much again; products and systems of equations are
-    those of cuBLAS, so that rows may part from the host's where a target is near a tie.
+    take a quarter of its free memory, and at most as much again for a half step; products and
+    systems of equations are those of cuBLAS, so that a row may part from the host's at a near tie.
 
     On heavy-tailed weights this is 1.4 to 3 dB below `ldlq` on a uniform grid at equal ``bits``.
 
@@ -117,16 +118,16 @@ def lnq(
     >>> q.loss < 0.8 * ql.ldlq(W, H, bits=3).loss
     True
     """
-    hessian = getattr(H, "hessian", H)
-    kernels = select(backend, W=W, H=hessian)
+    plain = plain_hessian(H)
+    kernels = select(backend, W=W, H=plain)
     check_passes(rounds, "rounds")
     stored = _level_dtype(level_dtype)
-    with kernels.running(W, hessian):
-        weight = work_matrix(W, kernels=kernels)  # on the device, where the backend is
+    with kernels.running(W, plain):
         if isinstance(H, PreparedHessian):
-            ready = H
-            ready.check(order, damp, kernels)
+            H.check(order, damp, kernels)
+            ready, weight = H, H.weight(W)
         else:
+            weight = work_matrix(W, kernels=kernels)  # on the device, where the backend is
             ready = prepare(H, order=order, damp=damp, backend=backend)
         start = ldlq(weight, ready, bits, order=order, damp=damp, clip=clip, backend=backend)
         weight, hessian = checked_layer(weight, ready, start, kernels)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arguments import suggest_keywords
-from quiplinalg.errors import InvalidArgumentError
+from quiplinalg.device_arrays import device_of
+from quiplinalg.errors import BackendMismatchError, InvalidArgumentError
 from quiplinalg.factor.damping import AbsoluteDamp, damped, diagonal_shift
 from quiplinalg.factor.multipliers import column_multipliers
 from quiplinalg.factor.orders import check_order, factor_in_order, host_diagonal
@@ -109,6 +110,16 @@ class FactoredHessian:
                     f"Pass {name}={ready!r}, or prepare H anew with {name}={given!r}."
                 )
 
+    def check_device(self, W: Any) -> None:
+        """Raise unless W is on the device of H, or in host memory and to be taken there."""
+        number = device_of(W)
+        own = device_of(getattr(self, "hessian", None))
+        if number is not None and own is not None and number != own:
+            raise BackendMismatchError(
+                f"W must be on CUDA device {own}, as the prepared H is; got one on device "
+                f"{number}. Copy one of them yourself."
+            )
+
     def _invented(self) -> float:
         """What was added to the diagonal of dead columns beyond the damping, to factor them."""
         return float((self._shift - self.damping).sum())
@@ -144,7 +155,8 @@ class PreparedHessian(FactoredHessian):
         self._feedback: Feedback | None = None
         self._lock = Lock()
 
-    def weight(self, W: Any) -> np.ndarray:
+    def weight(self, W: Any) -> Any:
+        self.check_device(W)
         return work_matrix(W, kernels=self._kernels)
 
     def rows_at_once(self, work: Footprint) -> int:

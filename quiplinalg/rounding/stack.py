@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from quiplinalg.arrays import check_finite, to_numpy, work_dtype
-from quiplinalg.errors import InvalidArgumentError, NonFiniteError, NotPositiveDefiniteError
+from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
 from quiplinalg.factor.damping import AbsoluteDamp, diagonal_shift, warn_of_damping
 from quiplinalg.kernels.record import DeviceKernels, Kernels, select
 from quiplinalg.parallel import num_threads, run_all, thread_count
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.device_stack import round_stack_on_device
-from quiplinalg.rounding.driver import grid_there, round_with_feedback
+from quiplinalg.rounding.driver import grid_there, places, plain_hessian, round_with_feedback
+from quiplinalg.rounding.members import naming
 from quiplinalg.rounding.options import Options
 from quiplinalg.rounding.prepared import FactoredHessian, PreparedHessian
 from quiplinalg.stacks import QuantizedStack
@@ -55,11 +54,11 @@ def _round_stack(W: Any, H: Any, method: str, options: Options, backend: str) ->
     _, m, n = _check_shapes(_shape(W, "W"), _shape(H, "H"))
     options.check_grid(m, n)
     list(diagonal_shift(options.damp, np.empty(0)))  # an error of no member
-    plain = getattr(H, "hessian", H)
-    kernels = select(backend, W=W, H=plain)
+    kernels = select(backend, W=W, H=plain_hessian(H))
     if isinstance(H, FactoredHessian):
         H.check(options.order, options.damp, kernels)
-    with kernels.running(W, plain):
+        H.check_device(W)
+    with kernels.running(*places(W, H)):
         if isinstance(kernels, DeviceKernels):
             return round_stack_on_device(W, H, method, options, kernels)
         return _round_on_host(W, H, method, options, kernels, backend)
@@ -186,7 +185,7 @@ class _Members:
         else:
             ready, tried = self._prepared(i)
             options = replace(options, damp=ready.damp)
-        with _naming(i):
+        with naming(i):
             self._put(
                 i,
                 round_with_feedback(
@@ -225,15 +224,3 @@ class _Members:
         stack.dead[i, q.dead] = True
         for name in ("loss", "trace_D", "damp", "near_tie_rows", "clipped"):
             getattr(stack, name)[i] = getattr(q, name)
-
-
-@contextmanager
-def _naming(i: int) -> Iterator[None]:
-    """Say which member an error is of."""
-    try:
-        yield
-    except NonFiniteError as error:
-        name = f"{error.argument}[{i}]"
-        raise NonFiniteError(name, error.index, error.count) from None
-    except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"{error} (Member {i} of the stack.)") from None

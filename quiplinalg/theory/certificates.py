@@ -167,6 +167,7 @@ def certify(W: Any, H: Any, quantized: Quantized, *, rows: int = 16, seed: int =
             f"quantized must be a Quantized; got {type(quantized).__name__}. Pass what ldlq, quip "
             "or open_result(...).layer(name) returned."
         )
+    quantized.check_on_host()
     count, key = check_count(rows, "rows"), check_seed(seed)
     weight, hessian = work_matrix(W).astype(np.float64), psd_matrix(H)
     m, n = weight.shape

@@ -97,6 +97,7 @@ def dual_bound(W: Any, H: Any, grid: UniformGrid, *, mask: Any = None) -> np.nda
             f"grid must be a UniformGrid; got {type(grid).__name__}. The grid of a result is its "
             "quantized.grid; ql.mse_grid(W, bits) makes one."
         )
+    grid.check_on_host()
     weight, hessian = work_matrix(W).astype(np.float64), psd_matrix(H)
     m, n = weight.shape
     pruned = None if mask is None else to_numpy(mask, "mask", integers=True)

@@ -99,7 +99,7 @@ FAULTS = (
     Fault(
         "H_kk for 1 / [H^-1]_kk in the loss",
         "rounding/prepared.py",
-        "        D = factor.diagonal()[::-1] ** 2",
+        "        D = host_diagonal(factor)[::-1] ** 2",
         "        D = (self._diagonal + damping)[self.permutation].astype(np.float64)",
         ROUND,
     ),

@@ -114,8 +114,6 @@ def test_bad_keywords(name):
             call(P.W, P.H, **{wrong: 1})
     with pytest.raises(ql.InvalidArgumentError, match=re.escape("Pass W.T for Keras")):
         call(P.W.T, P.H)
-    with pytest.raises(ql.BackendUnavailableError, match="cuda"):
-        call(P.W, P.H, backend="cuda")
 
 
 def layouts(a):

@@ -25,6 +25,8 @@ from quiplinalg.rounding.out_of_core import (
     scratch_bytes,
 )
 
+pytestmark = pytest.mark.host
+
 # rounding errors apart: of the factor, whose codes they do not change here
 ROUNDED = ("loss", "trace_D")
 

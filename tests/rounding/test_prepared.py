@@ -108,6 +108,7 @@ def test_threads_may_share_it(factored):
         assert_identical(q, ql.ldlq(W, H))
 
 
+@pytest.mark.host
 def test_the_factor_is_freed_once_it_is_packed():
     import tracemalloc
 
@@ -125,6 +126,7 @@ def test_the_factor_is_freed_once_it_is_packed():
     assert held <= 2.5 * n * n, held / n**2
 
 
+@pytest.mark.host
 def test_what_differs_from_the_preparation_is_refused():
     W, H = layer(4, 12)
     ready = ql.prepare(H, order="natural", damp=0.05)
@@ -174,6 +176,7 @@ def test_it_describes_itself():
     assert ready.shape == (3, 3) and ready.hessian.dtype == np.float32
 
 
+@pytest.mark.host
 def test_the_callers_h_is_not_copied():
     H = np.eye(5)
     assert ql.prepare(H).hessian is H or np.shares_memory(ql.prepare(H).hessian, H)

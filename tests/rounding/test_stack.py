@@ -103,6 +103,7 @@ def test_threads_change_nothing(shape, shared):
             assert_identical(one, same)
 
 
+@pytest.mark.host
 def test_members_of_every_size_are_shared_out(monkeypatch):
     """Tiny ones one by one, small ones side by side, large ones with all threads inside."""
     from quiplinalg import parallel
@@ -133,6 +134,7 @@ def test_members_of_every_size_are_shared_out(monkeypatch):
         assert_alone(stack, W, H[0] if shared else H)
 
 
+@pytest.mark.host
 def test_a_shared_hessian_is_factored_once(monkeypatch):
     calls = []
     original = prepared_module.factor_in_order

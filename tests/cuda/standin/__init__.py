@@ -1,0 +1,1 @@
+"""A stand-in for CUDA and CuPy: kernels compiled by g++, arrays in host memory."""
