@@ -12,7 +12,7 @@ computed from it has been given back in this way, or was read on the host.
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ __all__ = [
     "common_device",
     "device_of",
     "import_cupy",
+    "on_device_of",
     "to_device",
     "to_host",
 ]
@@ -94,6 +95,12 @@ def device_of(x: Any) -> int | None:
     """
     place = _place(x)
     return place[1] if place is not None and place[0] == "CUDA" else None
+
+
+def on_device_of(x: Any) -> AbstractContextManager:
+    """Return a context that makes the device of a CuPy array the current one; none for others."""
+    number = device_of(x)
+    return nullcontext() if number is None else import_cupy().cuda.Device(number)
 
 
 def _place(x: Any) -> tuple[str, int | None] | None:

@@ -35,7 +35,7 @@ __all__ = [
 _HOST_DEVICES = frozenset({1, 3, 11})
 _DEVICE_NAMES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "CUDA"}
 # Some of the functions that take arrays on a CUDA device, for a message.
-ON_DEVICE = "ldlq, gptq, nearest, descend, obq, pack and others"
+ON_DEVICE = "ldlq, gptq, nearest, prepare, descend, obq, lnq, pack and others"
 # Floats narrower than float16 that np.asarray may refuse; the names are those of ml_dtypes.
 _NARROW_FLOATS = ("bfloat16", "float8", "float6", "float4")
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arrays import as_matrix, check_finite
+from quiplinalg.device_arrays import on_device_of
 from quiplinalg.errors import BackendMismatchError, InvalidArgumentError
 from quiplinalg.foreign import refuse_devices
 from quiplinalg.grids.apply import dequantize, round_to_grid
@@ -224,7 +225,7 @@ class Quantized:
         m, n = self.shape
         index = getattr(self.grid, "group_index", None)
         regular = index is None or bool((np.diff(index) >= 0).all())
-        with select("auto", codes=self.codes).running(self.codes):
+        with on_device_of(self.codes):
             grid_bits = self.grid.storage_bits(m, n)
         total = self.grid.bits * m * n + grid_bits + (0 if regular else 32 * n)
         parts = (self.processing, self.correction)
@@ -291,7 +292,7 @@ class Quantized:
         """
         mask = None if self.mask is None else self.mask[rows]
         correction = None if self.correction is None else self.correction.of_rows(rows)
-        with select("auto", codes=self.codes).running(self.codes):
+        with on_device_of(self.codes):
             codes, grid = self.codes[rows], self.grid.of_rows(rows)
         return replace(self, codes=codes, grid=grid, mask=mask, correction=correction, restore=None)
 

@@ -112,4 +112,17 @@ def _cupy() -> str:
     from importlib.metadata import packages_distributions, version
 
     names = packages_distributions().get("cupy", [])
-    return " ".join(f"{name} {version(name)}" for name in names) or "installed"
+    found = " ".join(f"{name} {version(name)}" for name in names) or "installed"
+    return f"{found}; {_devices()}"
+
+
+def _devices() -> str:
+    from quiplinalg.device_arrays import import_cupy
+
+    try:
+        runtime = import_cupy().cuda.runtime
+        count = runtime.getDeviceCount()
+        names = [runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
+    except ImportError as error:  # of CuPy or of a device, in words
+        return f"no device ({error})"
+    return ", ".join(f"device {i}: {name}" for i, name in enumerate(names))

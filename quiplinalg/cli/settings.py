@@ -50,6 +50,7 @@ _FLAGS = {
     "damp": ("FLOAT|auto", "fraction of mean diag H; default: 0.01"),
     "rounding": ("", "default: nearest, safe stochastic"),
     "seed": ("N", "of rotations and stochastic rounding; quip, safe: 0"),
+    "backend": ("", "where to round: cuda is a GPU, with CuPy; default: auto, the processor"),
     "budget": (
         "SIZE",
         "with several --bits: what the result may take, as 2.5 (bits a weight, scales counted) or "

@@ -101,6 +101,7 @@ def can_use_tiles(options: LayerOptions) -> bool:
         options.method in ("ldlq", "gptq")
         and options.keywords["order"] in ("natural", "act")
         and options.rounds_only
+        and options.backend != "cuda"
     )
 
 

@@ -169,6 +169,7 @@ OPTIONS = {
     "damp": Option(_number, ("auto",)),
     "rounding": Option(_word, ("nearest", "stochastic")),
     "seed": Option(_whole),
+    "backend": Option(_word, ("auto", "cpu", "cuda")),
 }
 
 #: What a rule has beside options.

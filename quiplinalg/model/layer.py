@@ -171,10 +171,13 @@ class _Task:
         sharing = [each.shared_factor for each in self.options].count(wanted)
         if wanted is None or sharing == 1:
             return H
-        if self.prepared is None or self.prepared[0] != (key, wanted):
+        if self.prepared is None or self.prepared[0] != (key, wanted, self.options[index].backend):
             self.prepared = None
             order, damp = wanted
-            self.prepared = ((key, wanted), prepare(H, order=order, damp=damp))
+            backend = self.options[index].backend
+            self.prepared = (
+                (key, wanted, backend), prepare(H, order=order, damp=damp, backend=backend)
+            )  # fmt: skip
         return self.prepared[1]
 
     def _on_tiles(self, name: str, W: np.ndarray, options: LayerOptions) -> tuple[Quantized, Any]:

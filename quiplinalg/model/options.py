@@ -88,6 +88,11 @@ class LayerOptions:
         return self.keywords.get("clip")
 
     @property
+    def backend(self) -> str:
+        """Where the function works."""
+        return self.keywords.get("backend", "auto")
+
+    @property
     def rounds_only(self) -> bool:
         """Whether nothing follows the function of the method."""
         return self.refine == 0 and self.refit is None and self.rank == 0
@@ -96,9 +101,10 @@ class LayerOptions:
     def shared_factor(self) -> tuple[str, float | str] | None:
         """The order and the damping: layers with equal ones and the same H can share its factor.
 
-        None for methods that do not round by such a factor.
+        None for methods that do not round by such a factor, and on a device where more follows
+        the rounding: that takes H on the host.
         """
-        if self.method not in _SHARING:
+        if self.method not in _SHARING or (self.backend == "cuda" and not self.rounds_only):
             return None
         return self.keywords["order"], self.keywords["damp"]
 
@@ -129,7 +135,7 @@ class LayerOptions:
             return q
         hessian = getattr(H, "hessian", H)  # a PreparedHessian has the array that it was made of
         if self.refine != 0:
-            q = descend(W, hessian, q, passes=self.refine)
+            q = descend(W, hessian, q, passes=self.refine, backend=self.backend)
         if self.refit is not None:
             q = refit(W, hessian, q, fit=self.refit)
         return low_rank_correction(W, hessian, q, self.rank) if self.rank else q
@@ -296,4 +302,5 @@ def _check(options: LayerOptions) -> None:
         )
     if options.keywords.get("seed") is not None:
         check_seed(options.keywords["seed"])
-    _function(options.method)(np.ones((1, 4)), np.eye(4), **options.keywords, backend="generic")
+    here = {} if options.backend == "cuda" else {"backend": "generic"}  # is there a device?
+    _function(options.method)(np.ones((1, 4)), np.eye(4), **(options.keywords | here))
