@@ -122,7 +122,7 @@ def _nearest_on_device(
     W: Any, grid: UniformGrid, kernels: DeviceKernels, key: int | None
 ) -> tuple[Any, int, int]:
     xp, (m, n) = kernels.xp, W.shape
-    scale, zero = (xp.asarray(a).astype(W.dtype, copy=False) for a in (grid.scale, grid.zero))
+    scale, zero = (xp.ascontiguousarray(xp.asarray(a), W.dtype) for a in (grid.scale, grid.zero))
     codes = xp.empty((m, n), grid.code_dtype)
     near, clipped = xp.zeros(m, np.int32), xp.zeros(1, np.int64)
     low, high = (-np.inf, np.inf) if grid.bits is None else (0.0, grid.maxq)
@@ -168,9 +168,9 @@ def _values_on_device(codes: Any, grid: UniformGrid, dtype: np.dtype) -> Any:
     xp = kernels.xp
     with kernels.running(codes):
         out = xp.empty(codes.shape, dtype)
-        scale, zero = (xp.asarray(a).astype(dtype, copy=False) for a in (grid.scale, grid.zero))
+        scale, zero = (xp.ascontiguousarray(xp.asarray(a), dtype) for a in (grid.scale, grid.zero))
         group = xp.asarray(grid.columns(codes.shape[1]))
-        kernels.dequantize(codes, scale, zero, group, out)
+        kernels.dequantize(xp.ascontiguousarray(codes), scale, zero, group, out)
         return out
 
 

@@ -179,10 +179,11 @@ def fit(X, maxq, symmetric, clip, norm, significant, scale, zero):
             most = max(most, -least)
             if least < 0:
                 least = -most
-        if least == 0 and most == 0:
+        zeros = least == 0 and most == 0
+        if zeros:
             least, most = kind(-1), kind(1)
         s, o = _range_at(0, least, most, maxq, symmetric, significant)
-        if clip and s > 0:
+        if clip and s > 0 and not zeros:  # all ranges hold zeros, the first one first
             reach = max(most, -least)
             _far_first(X[i], least, most, x, start)
             # a symmetric grid covers half the range of a row of one sign: all may be clipped there

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from quiplinalg.kernels.cpu_tile import PANEL, bits_float, float_bits, jit, panel_offset
+from quiplinalg.kernels.cpu_lanes import VECTOR_BYTES, farthest
+from quiplinalg.kernels.cpu_tile import PANEL, jit, panel_offset
 
 __all__ = ["asymmetry", "compensate", "pack_feedback", "reverse_rows", "unit_rows"]
 
@@ -13,35 +14,28 @@ _TILE = 64
 
 @jit()
 def asymmetry(H, i0, i1):
-    """Return (max |H_ij - H_ji| over j < i, whether all is finite) for rows i0 .. i1."""
+    """Return (max |H_ij - H_ji| over j <= i, whether all is finite) for rows i0 .. i1."""
+    n, h = H.shape[0], H.reshape(-1)
+    L = VECTOR_BYTES // H.itemsize
+    most = np.zeros(L, H.dtype)  # compared as bits, which order NaN last
+    whole = i0 + (i1 - i0) // L * L  # rows of whole blocks
+    for a in range(i0, whole, _TILE):
+        a1 = min(a + _TILE, whole)
+        for b in range(0, a1, _TILE):
+            for i in range(a, a1, L):
+                for j in range(b, min(b + _TILE, i + L, n - L + 1), L):
+                    farthest(h, i * n + j, j * n + i, n, most)
     worst = H.dtype.type(0)
     finite = True
-    mirror = np.empty((_TILE, _TILE + 8), H.dtype)  # 8: rows in different cache sets
-    for a in range(i0, i1, _TILE):
-        a1 = min(a + _TILE, i1)
-        for b in range(0, a1, _TILE):
-            b1 = min(b + _TILE, a1)
-            for j in range(b, b1):
-                row = H[j]
-                for i in range(a, a1):
-                    mirror[i - a, j - b] = row[i]
-            for i in range(a, a1):
-                end = min(b1, i + 1)
-                if end > b:
-                    most = _largest_difference(H[i, b:end], mirror[i - a, : end - b])
-                    finite &= most < np.inf
-                    worst = most if most > worst else worst
+    for r in range(L):
+        finite &= most[r] < np.inf
+        worst = most[r] if most[r] > worst else worst
+    for i in range(i0, i1):  # what no block has: columns at the end, or all
+        for j in range(n // L * L if i < whole else 0, i + 1):
+            difference = abs(H[i, j] - H[j, i])
+            finite &= difference < np.inf
+            worst = difference if difference > worst else worst
     return worst, finite
-
-
-@jit(cache=False)
-def _largest_difference(x, y):
-    """max |x - y|, or what is not finite: compared as bits, which order NaN last and vectorise."""
-    most = float_bits(x.dtype.type(0))
-    for k in range(x.size):
-        bits = float_bits(abs(x[k] - y[k]))
-        most = bits if bits > most else most
-    return bits_float(most)
 
 
 @jit()

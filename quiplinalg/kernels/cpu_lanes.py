@@ -17,8 +17,10 @@ from quiplinalg.kernels.record import OUTPUTS
 
 __all__ = [
     "FIBRES",
+    "VECTOR_BYTES",
     "butterflies",
     "drain",
+    "farthest",
     "flip_block",
     "fold",
     "load_block",
@@ -31,7 +33,8 @@ __all__ = [
 _INDEX = ir.IntType(64)
 _INT = ir.IntType(32)
 _AHEAD = 4  # vectors between what is read and what is asked for
-FIBRES = 2 if _vector_bytes() == 64 else 1  # multiplied at a time: 16 registers do not hold more
+VECTOR_BYTES = _vector_bytes()
+FIBRES = 2 if VECTOR_BYTES == 64 else 1  # multiplied at a time: 16 registers do not hold more
 
 
 def vector(dtype: np.dtype) -> int:
@@ -169,6 +172,36 @@ def flip_block(typingctx, A, to, fro, step):
         rows = [emit.load(a, emit.plus(fro, step, r)) for r in range(emit.width)]
         for r, row in enumerate(emit.transpose(rows)):
             emit.store(row, a, emit.plus(to, step, r))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def farthest(typingctx, H, a_at, b_at, step, most):
+    """most[r] = max(most[r], |H[a_at + r*step + c] - H[b_at + c*step + r]|), r and c < L, as bits.
+
+    ``most`` holds whole numbers of H's width: bits order NaN last, and floats by their size.
+    """
+    at = types.intp
+    signature = types.void(H, at, at, at, most)
+
+    def codegen(context, builder, signature, args):
+        emit = _Lanes(context, builder, signature.args[0].dtype)
+        h, found = emit.data(signature.args[0], args[0]), emit.data(signature.args[4], args[4])
+        _, a_at, b_at, step, _ = args
+        whole = ir.VectorType(ir.IntType(8 * emit.size), emit.width)
+        sign = ir.Constant(whole, [2 ** (8 * emit.size - 1) - 1] * emit.width)
+        place = builder.bitcast(found, whole.as_pointer())
+        largest = builder.load(place)
+        largest.align = emit.size
+        rows = [emit.load(h, emit.plus(a_at, step, r)) for r in range(emit.width)]
+        others = emit.transpose([emit.load(h, emit.plus(b_at, step, r)) for r in range(emit.width)])
+        for row, other in zip(rows, others, strict=True):
+            bits = builder.and_(builder.bitcast(builder.fsub(row, other), whole), sign)
+            larger = builder.icmp_signed(">", bits, largest)
+            largest = builder.select(larger, bits, largest)
+        builder.store(largest, place).align = emit.size
         return context.get_dummy_value()
 
     return signature, codegen

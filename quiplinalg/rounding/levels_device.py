@@ -72,7 +72,7 @@ def round_on_device(
     xp, (m, n) = kernels.xp, W.shape
     codes = xp.empty((m, n), np.uint8)
     order, place = xp.asarray(permutation), xp.asarray(np.argsort(permutation))
-    levels = grid.levels.astype(np.float64)
+    levels = xp.ascontiguousarray(grid.levels, np.float64)
     for rows in _parts(m, n * (6 * W.itemsize + 2), kernels.free_bytes()):
         w = xp.ascontiguousarray(W[rows][:, order])
         F = xp.zeros_like(w)

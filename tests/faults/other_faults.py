@@ -37,8 +37,8 @@ FAULTS = (
     Fault(
         "the diagonal of H is not looked at for NaN",
         HESSIAN,
-        "end = min(b1, i + 1)",
-        "end = min(b1, i)",
+        "if i < whole else 0, i + 1)",
+        "if i < whole else 0, i)",
         ("tests/kernels/test_slots.py", "tests/rounding/test_bad_input.py"),
     ),
     Fault(

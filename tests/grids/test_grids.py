@@ -129,6 +129,9 @@ def test_zero_and_constant_rows():
             grid = make(W, bits)
             assert (grid.scale > 0).all()
             assert np.abs(np.asarray(ql.nearest(W, grid=grid)) - W).max() <= 1e-6
+    for norm in (1.0, 2.0, 2.4):  # every range holds zeros: the first is taken
+        found = ql.mse_grid(np.zeros((1, 8)), 4, norm=norm).scale
+        np.testing.assert_array_equal(found, ql.minmax_grid(np.zeros((1, 8)), 4).scale)
 
 
 def test_empty_weights():

@@ -46,13 +46,13 @@ def asymmetry(H: Any) -> Any:
 
 
 def finite(X: Any) -> Any:
-    """Return how many elements of X, contiguous, are not finite: (1,) int32 on the device.
+    """Return how many elements of X, contiguous, are not finite: () int32 on the device.
 
     The count stops at some hundreds of thousands in each of a thousand parts of X.
     """
     import cupy
 
-    found = cupy.zeros(1, np.int32)
+    found = cupy.zeros((), np.int32)  # NumPy from 2.4 on takes no int of an array with axes
     blocks = min(-(-X.size // _ROW_THREADS), _BLOCKS)
     args = (X, np.int64(X.size), found)
     launch("hessian", "not_finite", (blocks,), (_ROW_THREADS,), args, REAL=real(X))

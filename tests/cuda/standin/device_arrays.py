@@ -191,11 +191,16 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def tolist(self) -> Any:
         return self._a.tolist()
 
+    def _number(self) -> Any:
+        if self.ndim:  # CuPy asks NumPy, which from 2.4 on says this
+            raise TypeError("only 0-dimensional arrays can be converted to Python scalars")
+        return self._a.item()
+
     def __float__(self) -> float:
-        return float(self._a.item())
+        return float(self._number())
 
     def __int__(self) -> int:
-        return int(self._a.item())
+        return int(self._number())
 
     def __bool__(self) -> bool:
         return bool(self._a)

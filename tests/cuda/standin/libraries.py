@@ -93,10 +93,16 @@ def _potrf_batched(
 ) -> None:
     _integers("potrfBatched", handle, uplo, n, A, lda, info, batch)
     _check(handle == HANDLE and n >= 0 and lda >= max(1, n) and batch >= 0, "potrfBatched")
+    dtype = _KINDS[kind]
     for i, a in enumerate(_pointers(A, batch)):
         _matrix(info, batch, 1, batch, np.int32)[i, 0] = _factor(
-            _KINDS[kind], "potrfBatched", uplo, n, a, lda
+            dtype, "potrfBatched", uplo, n, a, lda
         )
+        # the library works in the other triangle
+        other = (np.triu if uplo == LOWER else np.tril)(
+            np.ones((n, n), bool), 1 if uplo == LOWER else -1
+        )
+        _matrix(a, n, n, lda, dtype)[other] = np.nan
 
 
 # -- cuBLAS ---------------------------------------------------------------------------------------

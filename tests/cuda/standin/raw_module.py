@@ -17,6 +17,8 @@ __all__ = ["KernelError", "RawModule", "order"]
 
 _IGNORED = ("--std=", "-std=", "--fmad=", "-fmad=", "--use_fast_math=false")
 MOST_SHARED = 227 << 10  # of an H200, per block
+OWN_SHARED = 1 << 10  # that every kernel is taken to have in arrays of its own: what has none loses
+_STRIDED = ("fit", "piece_ends", "piece_sums")  # kernels that get the stride of their first argument
 _LOCK = threading.RLock()  # a module has one set of fibers, and of shared memory
 _SCALARS = {
     "float": np.float32,
@@ -93,7 +95,11 @@ class RawKernel:
         self.kinds = kinds
         self.library = library
         self._function = getattr(load(library), f"standin_{name}")
-        self._shared = 48 << 10
+        self._shared = (48 << 10) - OWN_SHARED
+
+    @property
+    def shared_size_bytes(self) -> int:
+        return OWN_SHARED
 
     @property
     def max_dynamic_shared_size_bytes(self) -> int:
@@ -101,7 +107,7 @@ class RawKernel:
 
     @max_dynamic_shared_size_bytes.setter
     def max_dynamic_shared_size_bytes(self, size: int) -> None:
-        if not 0 <= size <= MOST_SHARED:
+        if not 0 <= size <= MOST_SHARED - OWN_SHARED:
             raise KernelError(f"CUDA_ERROR_INVALID_VALUE: {size} bytes of shared memory")
         self._shared = size
 
@@ -164,6 +170,8 @@ class RawKernel:
             want = np.dtype(wanted)
             if a.dtype.itemsize != want.itemsize or (a.dtype.kind == "f") != (want.kind == "f"):
                 raise TypeError(f"{where}: pass an array of {want}, not of {a.dtype}")
+        if not a.flags.c_contiguous and not (i == 0 and self.name in _STRIDED):
+            raise TypeError(f"{where}: pass an array in C order, not of strides {a.strides}")
         return np.array(a.data.ptr, dtype=np.uint64)
 
     def _place(self) -> str:
