@@ -28,8 +28,8 @@ _STACKED = (
 class QuantizedStack(Sequence[Quantized]):
     """Quantised (m, n) weights of b members: a sequence of `Quantized`, made when asked for.
 
-    ``stack[i]`` is what a call for member i alone returns, to the last bit; its arrays are views.
-    Slices are stacks.  All arrays have the b members in front.
+    ``stack[i]`` is what a call for member i alone returns, to the last bit in host memory, and on a
+    device but for rounding errors of the factor; its arrays are views.  Slices are stacks.  All arrays have the b members in front.
 
     Attributes
     ----------

@@ -71,16 +71,18 @@ def _uploaded(plan: Plan, xp: Any) -> DevicePlan:
         padded[:length] = plan.constants[at : at + length]
         constants.append(padded)
         used += padded.size
-    load, store = (
-        (xp.asarray(place.astype(np.int32)), xp.asarray(scale)) for place, scale in sides
-    )
+
+    def kept(a: np.ndarray) -> Any:
+        return xp.asarray(a, blocking=True)  # there before another stream uses it
+
+    load, store = ((kept(place.astype(np.int32)), kept(scale)) for place, scale in sides)
     return DevicePlan(
         load=load,
         store=store,
         moved=_of_both(sides, lambda place, _: bool((place != np.arange(n)).any())),
         scaled=_of_both(sides, lambda _, scale: bool((scale != 1).any())),
-        steps=xp.asarray(np.array(steps, np.int32).reshape(-1, 8)),
-        constants=xp.asarray(np.concatenate(constants)),
+        steps=kept(np.array(steps, np.int32).reshape(-1, 8)),
+        constants=kept(np.concatenate(constants)),
         dense=tuple(dense),
     )
 

@@ -87,7 +87,8 @@ def ldlq(
     Quantized or QuantizedStack
         Codes, grid, the loss under H without damping, and ``dequantize()``, which gives back the
         caller's kind of array.  For W (b, m, n) a `QuantizedStack`: a sequence of b results,
-        each that of a call for its member alone, to the last bit (with the same ``seed``).
+        each that of a call for its member alone (with the same ``seed``), to the last bit; on a
+        device but for the rounding errors of the factor.
 
     Raises
     ------
@@ -114,8 +115,9 @@ def ldlq(
     W, its targets and codes, in CuPy's pool and on its current stream; as many members of a stack
     at once as fit into 0.7 of what is free.  The codes are those of the host but for targets within
     a tie (`near_tie_rows`), since the factor differs by rounding errors, and for rows where two
-    ranges of the clip search are as good; min-pivot orders are for the host only.  The diagonal of
-    H, whether it was factored, and the sums of the rows are read back, once each.
+    ranges of the clip search are as good; numbers below 2^-126 count as 0 in float32; min-pivot
+    orders are for the host only.  What is read back are some small arrays a call (checks, the
+    diagonal of H, whether it was factored, sums of the rows), nothing for each column or block.
 
     On an unbounded grid the loss is at most (m/4) s^2 tr D, and (m/12) s^2 tr D on average, the
     least possible for this kind of feedback.  Clipping voids both: there are W and H for which a

@@ -19,6 +19,8 @@ PRESENT = [source for source in VARIANTS if FOLDER.joinpath(f"{source}.cu").is_f
 # A real one, sm_90, is assembled too: registers and shared memory must suffice.  The others make
 # PTX of the first set of macros; of the rest the front end is run, which takes a tenth of the time.
 ARCHITECTURES = ("compute_75", "compute_80", "sm_90", "compute_100")
+# CuPy's own, which it puts behind those of a module: cupy/cuda/compiler.py
+CUPY = ("-ftz=true", "--device-as-default-execution-space")
 SPILLED = 256  # bytes that a thread may spill
 FMA = """
 extern "C" __global__ void f(float* x, double* y) {{
@@ -40,6 +42,7 @@ def results():
                 *OPTIONS,
                 f"--gpu-architecture={architecture}",
                 *(f"-D{name}={value}" for name, value in macros.items()),
+                *CUPY,
                 *(["--ptxas-options=-v"] if architecture.startswith("sm") else ["-dlto"] * (i > 0)),
             )
             for source in sorted(PRESENT, key=lambda source: -len(source_text(source)))
@@ -88,14 +91,14 @@ def test_every_variant_compiles_without_warnings(results, source, architecture):
 
 def test_products_and_sums_are_fused_only_where_the_text_says_so(results):
     for options, product, fused in (
-        (OPTIONS, "x[1] * x[2] + x[3]", False),
-        (OPTIONS, "fmaf(x[1], x[2], x[3])", True),
+        ((*OPTIONS, *CUPY), "x[1] * x[2] + x[3]", False),
+        ((*OPTIONS, *CUPY), "fmaf(x[1], x[2], x[3])", True),
         ((), "x[1] * x[2] + x[3]", True),
     ):
         double = product.replace("fmaf", "fma").replace("x[", "y[")
         status, log, text = ptx(FMA.format(product, double), *options)
         assert status == 0, log
-        assert bool(re.search(r"\bfma\.rn\.f32", text)) == fused
+        assert bool(re.search(r"\bfma\.rn(\.ftz)?\.f32", text)) == fused
         assert bool(re.search(r"\bfma\.rn\.f64", text)) == fused
 
 

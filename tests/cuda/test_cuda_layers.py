@@ -111,6 +111,50 @@ def test_grids_that_are_given(cuda):
         ql.ldlq(cuda.xp.asarray(W), cuda.xp.asarray(H), grid=tiny)
 
 
+@pytest.mark.parametrize("where", ("host", "device"))
+def test_grids_in_any_strides(cuda, where):
+    W, H = problem(20, 30)
+    made = ql.minmax_grid(W, 3, group_size=8)
+    scale, zero = (np.repeat(a, 2, axis=1)[:, ::2] for a in (made.scale, made.zero))
+    for order in (np.asfortranarray, np.asarray):
+        arrays = [order(a) for a in (scale, zero)]
+        assert not arrays[0].flags.c_contiguous
+        grid = made.of_arrays(*arrays)
+        if where == "device":
+            arrays = [cuda.xp.asarray(np.ascontiguousarray(a.T)).T for a in arrays]
+        there = made.of_arrays(*arrays)
+        for rounded in (
+            lambda W, H, grid: ql.nearest(W, grid=grid),
+            lambda W, H, grid: ql.ldlq(W, H, grid=grid),
+            lambda W, H, grid: ql.obq(W, H, grid=grid),
+        ):
+            host = rounded(W, H, grid)
+            q = rounded(cuda.xp.asarray(W), cuda.xp.asarray(H), there)
+            np.testing.assert_array_equal(q.codes.get(), host.codes)
+            np.testing.assert_array_equal(q.dequantize().get(), host.dequantize())
+
+
+def test_many_dead_columns_are_waited_for_once(cuda, monkeypatch):
+    waits = []
+    for name in ("get", "__bool__", "__int__", "__float__"):
+        own = getattr(cuda.xp.ndarray, name)
+
+        def counted(self, *args, own=own, **kwargs):
+            waits.append(1)
+            return own(self, *args, **kwargs)
+
+        monkeypatch.setattr(cuda.xp.ndarray, name, counted)
+    W, H = problem(8, 40)
+    counts = []
+    for dead in (1, 30):
+        some = H.copy()
+        some[:dead] = some[:, :dead] = 0
+        waits.clear()
+        assert ql.ldlq(cuda.xp.asarray(W), cuda.xp.asarray(some)).dead.size == dead + (dead < 11)
+        counts.append(len(waits))
+    assert counts[0] == counts[1] <= 12
+
+
 def test_a_prepared_hessian(cuda):
     W, H = problem(20, 30)
     ready = ql.prepare(cuda.xp.asarray(H), order="natural")

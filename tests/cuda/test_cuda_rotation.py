@@ -229,3 +229,10 @@ def test_a_plan_is_uploaded_once_for_each_device_and_goes_with_its_owner(cuda):
     assert len(apply_device._PLANS) == kept - 1
     back = ql.kronecker_orthogonal(12, 0)._plan(True, np.dtype(np.float32), None)
     assert device_plan(back, xp).moved == (False, True)
+
+
+def test_rows_that_take_all_the_shared_memory_there_is_without_asking(cuda):
+    """48 KB, of which the arrays that a kernel has of its own are a part."""
+    X = np.random.default_rng(0).standard_normal((1, 6144))
+    V = ql.hadamard_orthogonal(6144, 0)
+    np.testing.assert_array_equal(V.apply(cuda.xp.asarray(X)).get(), V.apply(X))

@@ -1,5 +1,7 @@
 """The stand-in itself: what a GPU would not forgive is an error."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from standin.needs import needed
@@ -160,10 +162,12 @@ def test_more_shared_memory_is_asked_for_first(cuda):
     }"""
     f = cuda.xp.RawModule(code=HEAD + text).get_function("f")
     y = cuda.xp.empty(1, np.int32)
-    with pytest.raises(cuda.KernelError, match="max_dynamic_shared_size_bytes"):
-        f((1,), (32,), (y,), shared_mem=100000)
-    with pytest.raises(cuda.KernelError):
-        f.max_dynamic_shared_size_bytes = 228 << 10
+    for size in (100000, 48 << 10):  # what a kernel has of its own counts too
+        with pytest.raises(cuda.KernelError, match="max_dynamic_shared_size_bytes"):
+            f((1,), (32,), (y,), shared_mem=size)
+    for size in (228 << 10, 227 << 10):
+        with pytest.raises(cuda.KernelError):
+            f.max_dynamic_shared_size_bytes = size
     f.max_dynamic_shared_size_bytes = 100000
     f((1,), (32,), (y,), shared_mem=100000)
     assert int(y[0]) == 24999
@@ -187,6 +191,40 @@ def test_atomics_and_bits(cuda):
     assert y.get().tolist() == [4950, 99, -99, 1, 7, 0]
     assert float(s[0]) == 50.0
     assert int(best[0]) & 0xFFFFFFFF == 99
+
+
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+def test_small_numbers_are_zeros_in_float32_only(cuda, dtype):
+    """As CuPy compiles, with -ftz=true: on the way in, in comparisons, and on the way out."""
+    text = """
+    KERNEL void f(REAL* y) {
+        y[2] = y[0] * (REAL)1024;
+        y[3] = y[0] > 0;
+        y[4] = y[1] * (REAL)0.5;
+        y[5] = y[1] * (REAL)2;
+        y[6] = y[0];
+    }"""
+    least = np.finfo(dtype).tiny
+    y = np.zeros(7, dtype)
+    y[:2] = least / 4, least
+    real = {np.float32: "float", np.float64: "double"}[dtype]
+    found = run(cuda, text, 1, cuda.xp.asarray(y), options=(f"-DREAL={real}",))
+    flushed = [0, 0, 0] if dtype == np.float32 else [256 * least, 1, least / 2]
+    assert found[2:].tolist() == [*flushed, 2 * least, least / 4]  # a copy is a copy
+    assert y[0] * dtype(4) == least  # the host goes on as before
+
+
+def test_arrays_are_in_C_order_but_where_a_stride_is_given(cuda):
+    text = "KERNEL void {}(float* y, long long stride) {{ y[stride] = 1; }}"
+    y = cuda.xp.zeros((4, 6), np.float32)
+    for name, array, fine in (
+        ("g", y, True), ("g", y[1:3], True), ("g", y.T, False), ("g", y[:, :3], False),
+        ("fit", y[:, :3], True),
+    ):  # fmt: skip
+        code = HEAD + text.format(name)
+        kernel = cuda.xp.RawModule(code=code).get_function(name)
+        with nullcontext() if fine else pytest.raises(TypeError, match="in C order, not of"):
+            kernel((1,), (1,), (array, np.int64(0)))
 
 
 def test_what_does_not_compile_says_where(cuda):

@@ -63,6 +63,9 @@ def test_results_stay_on_the_device(cuda):
         assert np.array_equal(found.get(), wanted)
         assert found.dtype == np.asarray(wanted).dtype or found.dtype.kind in "ib"
     assert (float(a.sum()), int(a[1, 1]), bool(a[0, 0]), a.max().item()) == (15.0, 4, False, 5.0)
+    for number in (int, float):  # bool takes an array of one element
+        with pytest.raises(TypeError, match="0-dimensional"):
+            number(a[0, :1])
     with pytest.raises(ValueError, match="kind"):
         xp.argsort(a, kind="quicksort")
 
@@ -133,7 +136,9 @@ def test_libraries_are_column_major(cuda):
     lower, one = cublas.CUBLAS_FILL_MODE_LOWER, np.ones(())
     pointers = xp.asarray(np.array([A[i].data.ptr for i in range(3)], np.uintp))
     cusolver.dpotrfBatched(solver, lower, 5, pointers.data.ptr, 5, info.data.ptr, 3)
-    L = np.tril(A.get().transpose(0, 2, 1))
+    L = A.get().transpose(0, 2, 1)
+    assert np.isnan(L[:, 0, 1:]).all()  # the other triangle is the library's
+    L = np.tril(L)
     assert np.allclose(L @ L.transpose(0, 2, 1), H) and not info.get().any()
     # B <- B L^-T, column-major (2, 5), that is L^-1 B^T row-major (5, 2)
     B = xp.asarray(X[:, :, :2])

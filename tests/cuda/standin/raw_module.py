@@ -18,7 +18,7 @@ __all__ = ["KernelError", "RawModule", "order"]
 _IGNORED = ("--std=", "-std=", "--fmad=", "-fmad=", "--use_fast_math=false")
 MOST_SHARED = 227 << 10  # of an H200, per block
 OWN_SHARED = 1 << 10  # that every kernel is taken to have in arrays of its own: what has none loses
-_STRIDED = ("fit", "piece_ends", "piece_sums")  # kernels that get the stride of their first argument
+_STRIDED = ("fit", "piece_ends", "piece_sums")  # that get the stride of their first argument
 _LOCK = threading.RLock()  # a module has one set of fibers, and of shared memory
 _SCALARS = {
     "float": np.float32,
