@@ -29,7 +29,8 @@ class QuantizedStack(Sequence[Quantized]):
     """Quantised (m, n) weights of b members: a sequence of `Quantized`, made when asked for.
 
     ``stack[i]`` is what a call for member i alone returns, to the last bit in host memory, and on a
-    device but for rounding errors of the factor; its arrays are views.  Slices are stacks.  All arrays have the b members in front.
+    device but for rounding errors of the factor; its arrays are views.  Slices are stacks.  All
+    arrays have the b members in front.
 
     Attributes
     ----------

@@ -203,7 +203,8 @@ def resolve(given: Mapping[str, Any], spell: Callable[[str], str] = str) -> Laye
     --------
     >>> resolve({"method": "kbest", "bits": 3, "refine": "all"})
     LayerOptions(method='kbest', keywords={'bits': 3, 'k': 8, 'group_size': None, 'sym': False,
-    'clip': 'mse', 'order': 'act', 'damp': 0.01, 'backend': 'auto'}, refine=None, refit=None, rank=0, widths=())
+    'clip': 'mse', 'order': 'act', 'damp': 0.01, 'backend': 'auto'}, refine=None, refit=None,
+    rank=0, widths=())
     """
     values = {key: check_option(key, value) for key, value in given.items()}
     method = values.pop("method", _DEFAULT_METHOD)
