@@ -21,7 +21,7 @@ from threadpoolctl import ThreadpoolController
 
 from quiplinalg.errors import InvalidArgumentError
 
-__all__ = ["num_threads", "run_all", "single_blas_thread", "thread_count"]
+__all__ = ["num_threads", "on_pool", "run_all", "single_blas_thread", "thread_count"]
 
 _requested: ContextVar[int | None] = ContextVar("quiplinalg_num_threads", default=None)
 
@@ -76,9 +76,17 @@ def num_threads(count: int) -> Iterator[None]:
         _requested.reset(token)
 
 
+_NAME = "quiplinalg"
+
+
 @cache
 def _pool(workers: int, _process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="quiplinalg")
+    return ThreadPoolExecutor(workers, thread_name_prefix=_NAME)
+
+
+def on_pool() -> bool:
+    """Tell whether this thread is one of the pool, for whose work others wait."""
+    return threading.current_thread().name.startswith(f"{_NAME}_")
 
 
 def run_all(function: Callable[..., Any], tasks: Iterable[tuple]) -> list[Any]:

@@ -63,13 +63,17 @@ def _pivot(
     H: Any, order: np.ndarray, shift: np.ndarray, at: int, kernels: DeviceKernels, dtype: type
 ) -> float:
     """Return the pivot that was not positive: a - l l^T, L_11 l^T = the rest of its row."""
-    xp, n = kernels.xp, order.size
+    xp = kernels.xp
     last = np.ascontiguousarray(order[::-1][: at + 1])
     back = xp.asarray(last)
     part = H[back][:, back].astype(dtype)
     part += xp.diag(xp.asarray(shift[::-1][: at + 1].astype(dtype)))
     value = float(part[at, at])
     if at:
-        row = part[at, :at]
-        value -= float(row @ xp.linalg.solve(part[:at, :at], row))
-    return value if np.isfinite(value) and n else float("nan")
+        row, L = part[at, :at].copy(), xp.ascontiguousarray(part[:at, :at])
+        info, _ = kernels.cholesky(L[None])
+        if info.get().any():  # it could be, in another order of sums
+            return 0.0
+        column = xp.linalg.solve(xp.triu(L).T, row)
+        value -= float(column @ column)
+    return value if value < 0 else 0.0  # rounded anew, it may be above 0 by a little

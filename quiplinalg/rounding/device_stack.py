@@ -16,10 +16,11 @@ from quiplinalg.arrays import check_finite, work_dtype
 from quiplinalg.factor.damping import diagonal_shift, shift_of, warn_of_damping
 from quiplinalg.factor.device import factor_members
 from quiplinalg.factor.orders import factor_in_order, order_of_diagonal
-from quiplinalg.grids.apply import check_range, tie_tolerance
+from quiplinalg.grids.apply import check_range, dequantize, tie_tolerance
 from quiplinalg.grids.search import fit_groups, stored_grid
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import PANEL, DeviceKernels
+from quiplinalg.losses import proxy_loss
 from quiplinalg.restore import like
 from quiplinalg.rounding.device_rounder import Members, RoundedMembers, round_members
 from quiplinalg.rounding.driver import grid_there
@@ -33,6 +34,7 @@ from quiplinalg.symmetric import check_members
 __all__ = ["round_stack_on_device"]
 
 _SHARE = 0.7  # of the free memory that a lot of members may take
+_MOST = 65535  # members of a launch
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -90,7 +92,7 @@ def round_stack_on_device(
     )
     place, spans = layout(n, size if options.fits_groups else -(-size // PANEL) * PANEL)
     one = _bytes_of_member(m, n, place.shape[0], kind, isinstance(shared, FactoredHessian))
-    step = int(max(1, min(b, _SHARE * kernels.free_bytes() // one)))
+    step = int(max(1, min(b, _MOST, _SHARE * kernels.free_bytes() // one)))
     lots = []
     for first in range(0, b, step):
         lot = _Lot(weight[first : first + step], first, place, spans, options, kernels)
@@ -243,14 +245,13 @@ class _Lot:
 
     def _loss(self, H: Any, rounded: RoundedMembers, group: np.ndarray, i: int) -> float:
         """Return the loss of a member by its definition."""
-        options, kernels = self.options, self.kernels
-        ready = H
-        if not isinstance(ready, FactoredHessian):
-            ready = PreparedHessian(H[i], options.order, options.damp, kernels)
+        options = self.options
+        matrix = H.hessian if isinstance(H, PreparedHessian) else H[i]
         bits = options.bits if options.grid is None else options.grid.bits
         index = group[i] if rounded.scale.shape[2] > 1 else None
         grid = UniformGrid(rounded.scale[i], rounded.zero[i], bits, index)
-        return ready.loss(rounded.codes[i], grid, self.W[i], self.W.dtype)
+        values = dequantize(rounded.codes[i], grid, self.W.dtype)
+        return proxy_loss(values, self.W[i], matrix)
 
 
 def _joined(

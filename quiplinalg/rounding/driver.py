@@ -66,6 +66,8 @@ def _round_layer(
     bound: float | None,
 ) -> Quantized:
     ready = H if isinstance(H, FactoredHessian) and bound is None else None
+    if ready is not None:
+        ready.check(options.order, options.damp, kernels)
     weight = work_matrix(W, kernels=kernels) if ready is None else ready.weight(W)
     hessian: Any = symmetric_matrix(H, "H", kernels) if ready is None else ready
     m, n = weight.shape
@@ -78,8 +80,6 @@ def _round_layer(
 
     if ready is None:
         ready = PreparedHessian(hessian, options.order, options.damp, kernels)
-    else:
-        ready.check(options.order, options.damp, kernels)
     # groups fitted while rounding are blocks, each padded to whole panels
     fits = options.fits_groups
     size = int((options.group_size if fits else options.block or kernels.block) or PANEL)

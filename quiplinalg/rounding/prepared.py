@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from threading import Lock
+from threading import Condition
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from quiplinalg.grids.search import work_matrix
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.losses import proxy_loss
+from quiplinalg.parallel import on_pool
 from quiplinalg.rounding.plan import Footprint, pack
 from quiplinalg.symmetric import symmetric_matrix
 
@@ -153,7 +154,8 @@ class PreparedHessian(FactoredHessian):
         self._factor_damped()
         self._place = np.empty(0, np.int64)
         self._feedback: Feedback | None = None
-        self._lock = Lock()
+        self._packing = False
+        self._idle = Condition()
 
     def weight(self, W: Any) -> Any:
         self.check_device(W)
@@ -170,13 +172,32 @@ class PreparedHessian(FactoredHessian):
 
     def feedback(self, place: np.ndarray, dtype: np.dtype) -> Feedback:
         """Return the feedback; the last one is kept, another takes another factorisation."""
-        with self._lock:
+        with self._idle:
+            # a thread of the pool must not wait for one that may be waiting for the pool
+            while self._packing and not on_pool():
+                self._idle.wait()
             kept = self._feedback
-            if kept is None or kept.U.dtype != dtype or not np.array_equal(self._place, place):
+            same = kept is not None and kept.U.dtype == dtype
+            if kept is not None and same and np.array_equal(self._place, place):
+                return kept
+            if busy := self._packing:
+                factor = None
+            else:
+                self._packing = True
                 self._feedback = kept = None  # before there is a factor beside it
-                kept = self._packed(self._take_factor(), self._shift, place, dtype)
-                self._place, self._feedback = place, kept
-            return kept
+                factor, self._factor = self._factor, None
+        try:
+            if factor is None:
+                factor = self._factor_with(self._shift)[0]
+            found = self._packed(factor, self._shift, place, dtype)
+            if not busy:
+                self._place, self._feedback = place, found
+        finally:
+            if not busy:
+                with self._idle:
+                    self._packing = False
+                    self._idle.notify_all()
+        return found
 
     def bounded(self, bound: float, place: np.ndarray, dtype: np.dtype) -> Feedback:
         """Return the feedback of `quiplinalg.safe` with this bound; it is not kept."""
@@ -204,10 +225,12 @@ class PreparedHessian(FactoredHessian):
         dtype: np.dtype,
         objective: float | None = None,
     ) -> Feedback:
-        # no view of it: the factor is freed before the rounding
+        U = pack(factor, place, dtype, self._kernels)
+        # no view of it: the factor is freed before the rounding; of a device read after U is
+        # there, for any stream to use
         D = host_diagonal(factor)[::-1] ** 2
         trace = (float(D.sum()) if objective is None else objective) - self._invented()
-        return Feedback(pack(factor, place, dtype, self._kernels), D, damping, trace)
+        return Feedback(U, D, damping, trace)
 
 
 @suggest_keywords()

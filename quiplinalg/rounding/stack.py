@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arrays import check_finite, to_numpy, work_dtype
+from quiplinalg.device_arrays import device_of, to_device
 from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
 from quiplinalg.factor.damping import AbsoluteDamp, diagonal_shift, warn_of_damping
 from quiplinalg.kernels.record import DeviceKernels, Kernels, select
@@ -47,7 +48,10 @@ def round_layers(
 
 def _shape(x: Any, name: str) -> tuple[int, ...]:
     shape = getattr(x, "shape", None)
-    return tuple(shape) if isinstance(shape, tuple) else to_numpy(x, name).shape
+    if isinstance(shape, tuple):
+        return tuple(shape)
+    read = to_numpy if device_of(x) is None else to_device
+    return read(x, name).shape
 
 
 def _round_stack(W: Any, H: Any, method: str, options: Options, backend: str) -> QuantizedStack:

@@ -288,3 +288,41 @@ def test_nothing_is_changed(cuda):
     q.dequantize()[...] = 7
     np.testing.assert_array_equal(there[0].get(), W)
     np.testing.assert_array_equal(there[1].get(), H)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_pivot_that_failed_is_not_positive(cuda, seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 20))
+    X = rng.standard_normal((int(rng.integers(1, n)), n))
+    H = cuda.xp.asarray(np.full((n, n), 0.3) if seed == 0 else X.T @ X)
+    try:
+        ql.ldlq(cuda.xp.ones((2, n)), H, damp=0.0)
+    except ql.NotPositiveDefiniteError as error:
+        assert error.pivot <= 0 and 0 <= error.index < n
+
+
+def test_what_only_exports_by_dlpack(cuda):
+    from fake_frameworks import Exporter
+
+    W, H = (cuda.xp.asarray(a) for a in problem(4, 6))
+    q = ql.ldlq(Exporter(W, (2, 0)), Exporter(H, (2, 0)))
+    np.testing.assert_array_equal(q.codes.get(), ql.ldlq(W, H).codes.get())
+
+
+def test_a_hessian_prepared_elsewhere(cuda):
+    W, H = problem(4, 6)
+    for weight in (W, W[None]):
+        with pytest.raises(ql.InvalidArgumentError, match="that of the prepared H, 'cpu'"):
+            ql.ldlq(cuda.xp.asarray(weight), ql.prepare(H))
+
+
+def test_memory_that_is_not_there(cuda):
+    W, H = (cuda.xp.asarray(a) for a in problem(64, 100))
+    pool = cuda.xp.get_default_memory_pool()
+    pool.set_limit(pool.used_bytes() + 50_000)
+    try:
+        with pytest.raises(ql.InsufficientMemoryError, match="free_all_blocks"):
+            ql.ldlq(W, H)
+    finally:
+        pool.set_limit(0)

@@ -6,6 +6,7 @@ from test_cuda_layers import KEYWORDS, assert_same, problem
 
 import quiplinalg as ql
 from quiplinalg.kernels.record import select
+from quiplinalg.rounding import device_stack
 
 SHAPES = ((3, 5, 7), (2, 130, 33), (2, 20, 150), (1, 4, 4))
 
@@ -43,8 +44,12 @@ def test_members_go_in_lots_where_memory_is_short(cuda, monkeypatch):
         return plain(*arguments)
 
     plain = kernels.load
-    for name, value in (("free_bytes", lambda: 9000), ("load", load)):
-        monkeypatch.setitem(kernels.__dict__, name, value)
+    monkeypatch.setitem(kernels.__dict__, "load", load)
+    monkeypatch.setattr(device_stack, "_MOST", 2)  # of a launch
+    ql.ldlq(*there)
+    assert launches == [2, 2, 1]
+    launches.clear()
+    monkeypatch.setitem(kernels.__dict__, "free_bytes", lambda: 9000)
     lots = ql.ldlq(*there)
     assert len(launches) > 1 and sum(launches) == 5
     np.testing.assert_array_equal(lots.codes.get(), whole.codes.get())
@@ -72,7 +77,7 @@ def test_errors_and_warnings_name_the_member(cuda):
     there = cuda.xp.asarray(W), cuda.xp.asarray(H)
     with pytest.warns(ql.DampingWarning, match=r"H\[2\]") as caught:
         q = ql.ldlq(*there, damp="auto")
-    assert [each.filename for each in caught] == [__file__]
+    assert [each.filename for each in caught] == [__file__]  # once, for one member
     with pytest.warns(ql.DampingWarning, match=r"H\[2\]"):
         host = ql.ldlq(W, H, damp="auto")
     np.testing.assert_array_equal(q.damp, host.damp)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -182,3 +183,29 @@ def test_the_callers_h_is_not_copied():
     assert ql.prepare(H).hessian is H or np.shares_memory(ql.prepare(H).hessian, H)
     with pytest.raises(TypeError):
         pickle.dumps(ql.prepare(H))  # tasks get paths, not factors
+
+
+def test_a_stack_and_a_layer_of_another_layout_share_it_without_a_deadlock():
+    # n * m so large that the members of the stack are rounded side by side on the pool
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((320, 300))
+    W, stack = rng.standard_normal((32, 300)), rng.standard_normal((8, 64, 300))
+    ready = ql.prepare(X.T @ X / 320)
+    errors = []
+
+    def run(weight, **keywords):
+        try:
+            for _ in range(8):
+                ql.ldlq(weight, ready, clip="minmax", **keywords)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=run, args=(stack,), daemon=True),
+        threading.Thread(target=run, args=(W,), kwargs={"group_size": 6}, daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not errors and not any(thread.is_alive() for thread in threads)

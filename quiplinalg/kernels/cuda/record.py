@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.device_arrays import common_device, device_of, import_cupy, to_device
-from quiplinalg.errors import BackendUnavailableError
+from quiplinalg.errors import BackendUnavailableError, InsufficientMemoryError
 from quiplinalg.kernels.cuda import (
     codebook,
     descent,
@@ -90,7 +90,13 @@ def _running(*arrays: Any) -> Iterator[None]:
     number = common_device(**{str(i): a for i, a in enumerate(arrays)})
     device = cupy.cuda.Device() if number is None else cupy.cuda.Device(number)
     with device, num_threads(1):
-        yield
+        try:
+            yield
+        except cupy.cuda.memory.OutOfMemoryError as error:
+            raise InsufficientMemoryError(
+                f"The device has not the memory that this takes: {error}. Free what its pool holds "
+                "(cupy.get_default_memory_pool().free_all_blocks()), or pass fewer rows at a time."
+            ) from error
 
 
 def _back(argument: Any, array: Any) -> Any:
@@ -98,7 +104,10 @@ def _back(argument: Any, array: Any) -> Any:
 
 
 def _free_bytes() -> int:
-    """Bytes that are free on the current device, those that CuPy's pool holds included."""
+    """Bytes that CuPy's pool could give on the current device, its limit respected."""
     import cupy
 
-    return int(cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes())
+    pool = cupy.get_default_memory_pool()
+    free = int(cupy.cuda.runtime.memGetInfo()[0] + pool.free_bytes())
+    limit = int(pool.get_limit())
+    return min(free, max(limit - int(pool.used_bytes()), 0)) if limit else free
