@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,8 +27,16 @@ def forget() -> None:
 
 
 @pytest.fixture
-def cuda():
-    """Give .xp, which stands in for cupy, .order(way) and .KernelError."""
+def cuda(request):
+    """Give .xp, which stands in for cupy, .order(way) and .KernelError.
+
+    With --backend cuda it is CuPy itself, and its device.
+    """
+    if request.config.getoption("--backend") == "cuda":
+        import cupy
+
+        yield SimpleNamespace(xp=cupy, order=lambda _: nullcontext(), KernelError=RuntimeError)
+        return
     if compiler() is None:
         needed("g++")
     forget()
