@@ -6,13 +6,29 @@ needed is already in ``sys.modules``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from quiplinalg.errors import InvalidArgumentError, NonFiniteError
-from quiplinalg.foreign import check_dtype, read, refuse_devices, refuse_kinds, unwrap
+from quiplinalg.errors import (
+    BackendUnavailableError,
+    DTypeError,
+    InvalidArgumentError,
+    NonFiniteError,
+)
+from quiplinalg.foreign import (
+    NARROW_FLOATS,
+    check_dtype,
+    library_of,
+    named_dtype,
+    refuse_containers,
+    refuse_devices,
+    refuse_kinds,
+    short,
+    unwrap,
+)
 
 __all__ = ["as_matrix", "check_finite", "read_only", "to_numpy", "work_dtype"]
 
@@ -44,7 +60,8 @@ def to_numpy(x: Any, name: str, *, integers: bool = False) -> np.ndarray:
     ------
     DTypeError
         Complex, object, text, or (without `integers`) integer data; a masked array, a sparse
-        array, an ``np.matrix``, a jit tracer, or something that is no array.
+        array, an ``np.matrix``, a jit tracer, a list of arrays on a device, or something that is
+        no array.
     InvalidArgumentError
         Nested lists whose rows differ in length.
     BackendUnavailableError
@@ -57,11 +74,73 @@ def to_numpy(x: Any, name: str, *, integers: bool = False) -> np.ndarray:
     """
     if type(x) is not np.ndarray:
         x = unwrap(x)
+        refuse_containers(x, name)
         refuse_kinds(x, name)
         refuse_devices(x, name)
-        x = read(x, name)
+        x = _read(x, name)
     check_dtype(x.dtype, name, integers)
     return x
+
+
+def _read(x: Any, name: str) -> np.ndarray:
+    """Read host memory: detach, np.asarray, the bits of narrow floats, or DLPack."""
+    if getattr(x, "requires_grad", False) is True:
+        x = x.detach()
+    try:
+        if _numpy_reads(x):
+            return np.asarray(x)
+        if hasattr(x, "__dlpack__"):
+            return np.from_dlpack(x)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        bits = _read_bits(x)
+        if bits is not None:
+            return bits
+        if isinstance(x, list | tuple) and "inhomogeneous" in str(error):
+            raise InvalidArgumentError(
+                f"{name} must be rectangular; got nested lists whose rows differ in length. "
+                "Give every row the same number of values."
+            ) from None
+        if "device" in str(error):
+            raise BackendUnavailableError(
+                f"{name} must be in host memory; {type(x).__module__}.{type(x).__name__} says: "
+                f"{error} Nothing is moved between devices silently: copy it to the CPU yourself."
+            ) from error
+        raise DTypeError(
+            f"{name} must be an array of floats; got a {type(x).__module__}.{type(x).__name__} "
+            f"that NumPy cannot read ({error}). Pass {name} as a float32 array."
+        ) from error
+    raise DTypeError(
+        f"{name} must be an array of floats; got {name}={short(x)} of type "
+        f"{type(x).__name__}. Pass an array with __array__, __dlpack__ or the buffer protocol, "
+        "or nested lists of floats."
+    )
+
+
+def _numpy_reads(x: Any) -> bool:
+    """Tell whether np.asarray reads `x` by a protocol instead of wrapping it as an object."""
+    if isinstance(x, list | tuple | int | float | complex | np.generic):
+        return True
+    if isinstance(x, str | bytes) or x is None:
+        return False
+    if any(hasattr(x, p) for p in ("__array__", "__array_interface__", "__array_struct__")):
+        return True
+    try:
+        memoryview(x).release()
+    except (TypeError, ValueError, BufferError):
+        return library_of(x) == "mlx"  # MLX exports no buffer for bfloat16: the bits are read
+    return True
+
+
+def _read_bits(x: Any) -> np.ndarray | None:
+    """Read a bfloat16 or float8 array through an unsigned view of its bits; None if it is none."""
+    dtype = named_dtype(getattr(x, "dtype", None))
+    if dtype is None or not dtype.name.startswith(NARROW_FLOATS):
+        return None
+    module: Any = sys.modules.get("mlx.core" if library_of(x) == "mlx" else library_of(x))
+    unsigned: Any = getattr(module, f"uint{8 * dtype.itemsize}", None)
+    if unsigned is None:
+        return None
+    return np.asarray(x.view(unsigned)).view(dtype)
 
 
 def as_matrix(
@@ -99,20 +178,29 @@ def as_matrix(
     """
     a = read(x, name)
     if square and (a.ndim != 2 or a.shape[0] != a.shape[1]):
+        fix = "Pass the second moments of the inputs, X.T @ X / len(X), not the inputs X."
+        if a.ndim == 3 and a.shape[1] == a.shape[2]:
+            fix = (
+                f"This function takes one {name}: pass its members, {name}[i], one at a time. ldlq "
+                "and gptq take stacks of H, (b, n, n), as they are."
+            )
         raise InvalidArgumentError(
             f"{name} must be a square matrix (n, n), a row and a column for each input of the "
-            f"layer; got {name}.shape={a.shape}. Pass the second moments of the inputs, "
-            "X.T @ X / len(X), not the inputs X."
+            f"layer; got {name}.shape={a.shape}. {fix}"
         )
     if a.ndim != 2:
+        flatten = f"latten the trailing axes first: {name}.reshape(len({name}), -1)."
+        fix = f"Pass {name}.reshape(1, -1) for a single row."
+        if a.ndim == 3 and name.lower().startswith("w"):
+            fix = (
+                "ldlq and gptq take stacks (b, m, n); here pass one member at a time, "
+                f"{name}[i], or for convolutions f{flatten}"
+            )
+        elif a.ndim > 2:
+            fix = f"F{flatten}"
         raise InvalidArgumentError(
             f"{name} must be a matrix (rows, columns), for weights (out, in); got "
-            f"{name}.shape={a.shape}. "
-            + (
-                f"Flatten the trailing axes first: {name}.reshape(len({name}), -1)."
-                if a.ndim > 2
-                else f"Pass {name}.reshape(1, -1) for a single row."
-            )
+            f"{name}.shape={a.shape}. {fix}"
         )
     return a
 

@@ -26,6 +26,7 @@ from quiplinalg.foreign import (
     library_of,
     named_dtype,
     place_of,
+    refuse_containers,
     refuse_devices,
     refuse_kinds,
     text_of,
@@ -114,8 +115,8 @@ def _place(x: Any) -> tuple[str, int | None] | None:
 
 def _number_of(x: Any) -> int:
     try:
-        import cupy
-    except ImportError:  # `import_cupy` says what to install
+        cupy = import_cupy()
+    except BackendUnavailableError:  # said again where the array is read
         return 0
     pointer = int(x.__cuda_array_interface__["data"][0])
     if pointer == 0:  # an empty array is everywhere
@@ -137,6 +138,8 @@ def common_device(**arrays: Any) -> int | None:
         Some are on a CUDA device and others on the host, or on another device.
     BackendUnavailableError
         An array is on an accelerator, and none on a CUDA device.
+    DTypeError
+        A list of arrays on a device, or a prepared H.
 
     Examples
     --------
@@ -144,6 +147,8 @@ def common_device(**arrays: Any) -> int | None:
     True
     """
     found = {name: x for name, x in arrays.items() if not isinstance(x, _NOWHERE)}
+    for name, x in found.items():
+        refuse_containers(x, name)
     places = {name: _place(x) for name, x in found.items()}
     if all(place is None for place in places.values()):
         return None
@@ -212,6 +217,7 @@ def to_device(x: Any, name: str, *, integers: bool = False) -> Any:
     """
     cupy = import_cupy()
     x = unwrap(x)
+    refuse_containers(x, name)
     refuse_kinds(x, name)
     place = _place(x)
     if place is None:

@@ -5,6 +5,9 @@ A message says what was expected, what came (``name=value``), and what to do abo
 
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 
 __all__ = [
@@ -21,7 +24,10 @@ __all__ = [
     "NotPositiveDefiniteError",
     "QuipLinalgError",
     "WorkerLostError",
+    "level_of_caller",
 ]
+
+_PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 class QuipLinalgError(Exception):
@@ -109,3 +115,13 @@ class DampingWarning(UserWarning):
 
 class ConditioningWarning(UserWarning):
     """A result may be far less accurate than its precision suggests."""
+
+
+def level_of_caller() -> int:
+    """Return the ``stacklevel`` for which `warnings.warn`, called beside this, names the line that
+    called the library: warnings are shown, and filtered, by it.
+    """
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level

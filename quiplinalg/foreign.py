@@ -1,4 +1,4 @@
-"""Arrays of other libraries: what they are, where they live, and how NumPy reads them.
+"""Arrays of other libraries: what they are, where they live, and what is none.
 
 No framework is imported here: an array of a framework brings its module along, so whatever is
 needed is already in ``sys.modules``.
@@ -6,14 +6,14 @@ needed is already in ``sys.modules``.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
 
-from quiplinalg.errors import BackendUnavailableError, DTypeError, InvalidArgumentError
+from quiplinalg.errors import BackendUnavailableError, DTypeError
 
 __all__ = [
+    "NARROW_FLOATS",
     "ON_DEVICE",
     "check_dtype",
     "float_or_none",
@@ -22,7 +22,7 @@ __all__ = [
     "library_of",
     "named_dtype",
     "place_of",
-    "read",
+    "refuse_containers",
     "refuse_devices",
     "refuse_kinds",
     "short",
@@ -36,8 +36,15 @@ _HOST_DEVICES = frozenset({1, 3, 11})
 _DEVICE_NAMES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "CUDA"}
 # Some of the functions that take arrays on a CUDA device, for a message.
 ON_DEVICE = "ldlq, gptq, nearest, prepare, descend, obq, lnq, pack and others"
+_STACKS = {
+    "cupy": "cupy.stack",
+    "jax": "jax.numpy.stack",
+    "jaxlib": "jax.numpy.stack",
+    "tensorflow": "tensorflow.stack",
+    "torch": "torch.stack",
+}
 # Floats narrower than float16 that np.asarray may refuse; the names are those of ml_dtypes.
-_NARROW_FLOATS = ("bfloat16", "float8", "float6", "float4")
+NARROW_FLOATS = ("bfloat16", "float8", "float6", "float4")
 
 
 def library_of(x: Any) -> str:
@@ -103,6 +110,52 @@ def refuse_kinds(x: Any, name: str) -> None:
             f"{name} must hold its own values; got a {kind.__module__}.{kind.__name__} with the "
             f"negative bit set, whose memory has the opposite sign. Pass {name}.resolve_neg()."
         )
+
+
+def refuse_containers(x: Any, name: str) -> None:
+    """Raise for what holds an array, or arrays that NumPy should not join.
+
+    Those are a prepared H, and nested lists that hold one, arrays of a device, or what
+    `refuse_kinds` refuses.  Of lists of lists the first is looked at: numbers are many.
+    """
+    if isinstance(x, list | tuple):
+        _refuse_elements(x, name)
+    elif _is_factored(x):
+        fix = f"Pass {name}.hessian, the array" if hasattr(x, "hessian") else "Pass the array"
+        raise DTypeError(
+            f"{name} must be an array; got a {type(x).__name__}, which only ldlq, gptq and lnq "
+            f"take. {fix} that it was made of."
+        )
+
+
+def _refuse_elements(x: list | tuple, name: str) -> None:
+    row = x
+    while row and isinstance(row[0], list | tuple):
+        row = row[0]
+    if not row or isinstance(row[0], int | float | complex | str | np.generic):
+        return
+    for each in map(unwrap, row):
+        if isinstance(each, np.ndarray) and type(each) is np.ndarray:
+            continue
+        if _is_factored(each):
+            raise DTypeError(
+                f"{name} must be one array; got a list of {type(each).__name__}. Pass a stack of "
+                f"the arrays that they were made of, [each.hessian for each in {name}]."
+            )
+        refuse_kinds(each, f"an element of {name}")
+        place = place_of(each)
+        if place is not None:
+            stack = _STACKS.get(library_of(each), "your library's stack")
+            raise DTypeError(
+                f"{name} must be one array; got a {type(x).__name__} of {type_name(each)} on "
+                f"{text_of(place)}. Nothing is moved between devices silently: stack them on the "
+                f"device first, {stack}({name}), or copy each to the host yourself, with "
+                f"{host_copy(each, 'each')}."
+            )
+
+
+def _is_factored(x: Any) -> bool:
+    return any(cls.__name__ == "FactoredHessian" for cls in type(x).__mro__)
 
 
 def refuse_devices(x: Any, name: str) -> None:
@@ -191,73 +244,12 @@ def _text_device(x: Any) -> tuple[str, None] | None:
     return (device, None) if named else None
 
 
-def read(x: Any, name: str) -> np.ndarray:
-    """Read host memory: detach, np.asarray, the bits of narrow floats, or DLPack."""
-    if getattr(x, "requires_grad", False) is True:
-        x = x.detach()
-    try:
-        if _numpy_reads(x):
-            return np.asarray(x)
-        if hasattr(x, "__dlpack__"):
-            return np.from_dlpack(x)
-    except (TypeError, ValueError, RuntimeError, BufferError) as error:
-        bits = _read_bits(x)
-        if bits is not None:
-            return bits
-        if isinstance(x, list | tuple) and "inhomogeneous" in str(error):
-            raise InvalidArgumentError(
-                f"{name} must be rectangular; got nested lists whose rows differ in length. "
-                "Give every row the same number of values."
-            ) from None
-        if "device" in str(error):
-            raise BackendUnavailableError(
-                f"{name} must be in host memory; {type(x).__module__}.{type(x).__name__} says: "
-                f"{error} Nothing is moved between devices silently: copy it to the CPU yourself."
-            ) from error
-        raise DTypeError(
-            f"{name} must be an array of floats; got a {type(x).__module__}.{type(x).__name__} "
-            f"that NumPy cannot read ({error}). Pass {name} as a float32 array."
-        ) from error
-    raise DTypeError(
-        f"{name} must be an array of floats; got {name}={short(x)} of type "
-        f"{type(x).__name__}. Pass an array with __array__, __dlpack__ or the buffer protocol, "
-        "or nested lists of floats."
-    )
-
-
-def _numpy_reads(x: Any) -> bool:
-    """Tell whether np.asarray reads `x` by a protocol instead of wrapping it as an object."""
-    if isinstance(x, list | tuple | int | float | complex | np.generic):
-        return True
-    if isinstance(x, str | bytes) or x is None:
-        return False
-    if any(hasattr(x, p) for p in ("__array__", "__array_interface__", "__array_struct__")):
-        return True
-    try:
-        memoryview(x).release()
-    except (TypeError, ValueError, BufferError):
-        return library_of(x) == "mlx"  # MLX exports no buffer for bfloat16: the bits are read
-    return True
-
-
-def _read_bits(x: Any) -> np.ndarray | None:
-    """Read a bfloat16 or float8 array through an unsigned view of its bits; None if it is none."""
-    dtype = named_dtype(getattr(x, "dtype", None))
-    if dtype is None or not dtype.name.startswith(_NARROW_FLOATS):
-        return None
-    module: Any = sys.modules.get("mlx.core" if library_of(x) == "mlx" else library_of(x))
-    unsigned: Any = getattr(module, f"uint{8 * dtype.itemsize}", None)
-    if unsigned is None:
-        return None
-    return np.asarray(x.view(unsigned)).view(dtype)
-
-
 def named_dtype(dtype: Any) -> np.dtype | None:
     """Return the NumPy or ml_dtypes float dtype of a framework's dtype, by name; else None."""
     if dtype is None or isinstance(dtype, np.dtype):
         return None if dtype is None else float_or_none(dtype)
     text = str(getattr(dtype, "name", None) or str(dtype).rpartition(".")[2])
-    if text.startswith(_NARROW_FLOATS):
+    if text.startswith(NARROW_FLOATS):
         import ml_dtypes
 
         kind = getattr(ml_dtypes, text, None)

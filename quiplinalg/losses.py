@@ -57,7 +57,7 @@ def proxy_loss(W_hat: Any, W: Any, H: Any) -> float:
 
 def _loss(W_hat: Any, W: Any, H: Any, kernels: Kernels) -> float:
     read, device = kernels.read, isinstance(kernels, DeviceKernels)
-    if device and hasattr(W_hat, "codes"):
+    if hasattr(W_hat, "codes"):
         W_hat = W_hat.values(np.dtype(W_hat.precision))
     rounded, weight = as_matrix(W_hat, "W_hat", read=read), as_matrix(W, "W", read=read)
     hessian = read(H, "H")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -51,11 +52,31 @@ def like(x: Any) -> Callable[[Any], Any]:
         import array_api_compat
 
         namespace = array_api_compat.array_namespace(x)
-        device = array_api_compat.device(x)
+        device = _kept(array_api_compat.device(x))
         return partial(_restore_namespace, namespace.__name__, dtype, device)
     if dtype is None:  # lists, frames: NumPy knows what they become
         dtype = float_or_none(to_numpy(x, "x", integers=True).dtype)
     return partial(_restore_numpy, dtype)
+
+
+@dataclass(frozen=True)
+class _JaxDevice:
+    """What a device of JAX, which does not pickle, is found by in another process."""
+
+    platform: str
+    id: int
+
+    def found(self) -> Any:
+        """Return the device; the first of its platform where there is none of this number."""
+        devices = importlib.import_module("jax").devices(self.platform)
+        return next((each for each in devices if each.id == self.id), devices[0])
+
+
+def _kept(device: Any) -> Any:
+    """Return a device as something that pickles."""
+    if library_of(device) in ("jax", "jaxlib") and hasattr(device, "platform"):
+        return _JaxDevice(device.platform, device.id)
+    return device
 
 
 def restore_on_device(x: Any) -> Callable[[Any], Any]:
@@ -110,6 +131,8 @@ def _restore_numpy(dtype: np.dtype | None, a: Any) -> np.ndarray:
 def _restore_namespace(namespace: str, dtype: np.dtype | None, device: Any, a: Any) -> Any:
     xp = importlib.import_module(namespace)  # already imported, but for a pickled result
     a = _native(a, dtype)
+    if isinstance(device, _JaxDevice):
+        device = device.found()
     if a.dtype.type.__module__ == "ml_dtypes" and namespace.endswith("torch"):
         bits = xp.asarray(a.view(f"u{a.dtype.itemsize}"), device=device)
         return bits.view(getattr(xp, a.dtype.name))

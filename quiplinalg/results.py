@@ -31,7 +31,8 @@ class Cholesky:
 
     def reconstruct(self) -> np.ndarray:
         """Return L L^T, (n, n)."""
-        return self.L @ self.L.T
+        with on_device_of(self.L):
+            return self.L @ self.L.T
 
     def solve(self, b: np.ndarray) -> np.ndarray:
         """Return x with A x = b, for b (n,) or (n, k)."""
@@ -47,7 +48,8 @@ class LDL:
 
     def reconstruct(self) -> np.ndarray:
         """Return L diag(D) L^T, (n, n)."""
-        return (self.L * self.D) @ self.L.T
+        with on_device_of(self.L):
+            return (self.L * self.D) @ self.L.T
 
     def solve(self, b: np.ndarray) -> np.ndarray:
         """Return x with A x = b, for b (n,) or (n, k)."""
@@ -68,7 +70,8 @@ class UDU:
 
     def reconstruct(self) -> np.ndarray:
         """Return T diag(D) T^T, (n, n): H with its damping."""
-        return (self.T * self.D) @ self.T.T
+        with on_device_of(self.T):
+            return (self.T * self.D) @ self.T.T
 
     def solve(self, b: np.ndarray) -> np.ndarray:
         """Return x with (H + damp I) x = b, for b (n,) or (n, k)."""
@@ -225,9 +228,8 @@ class Quantized:
         m, n = self.shape
         index = getattr(self.grid, "group_index", None)
         regular = index is None or bool((np.diff(index) >= 0).all())
-        with on_device_of(self.codes):
-            grid_bits = self.grid.storage_bits(m, n)
-        total = self.grid.bits * m * n + grid_bits + (0 if regular else 32 * n)
+        total = self.grid.bits * m * n + self.grid.storage_bits(m, n)
+        total += 0 if regular else 32 * n
         parts = (self.processing, self.correction)
         total += sum(part.storage_bits for part in parts if part is not None)
         if self.mask is not None:  # free where pruned weights have the code of zero
@@ -274,16 +276,18 @@ class Quantized:
         # float64 on request is exact: scale * (code - zero) has too few digits to be rounded
         wide = dtype is not None and np.dtype(dtype) == np.float64
         kind = np.result_type(self.grid.dtype, np.float64 if wide else np.float32)
-        out = dequantize(self.codes, self.grid, kind)
-        if self.mask is not None:
-            out[self.mask] = 0
-        if self.processing is not None:
-            out = self.processing.undo(out)
-            if self.processing.input is not None:
-                out[:, self.dead] = 0  # taken out before the rotation; the rounding is spread there
-        if self.correction is not None:
-            self.correction.add_to(out)
-        return out if dtype is None else out.astype(dtype, copy=False)
+        with on_device_of(self.codes):
+            out = dequantize(self.codes, self.grid, kind)
+            if self.mask is not None:
+                out[self.mask] = 0
+            if self.processing is not None:
+                out = self.processing.undo(out)
+                if self.processing.input is not None:
+                    # taken out before the rotation; the rounding is spread there
+                    out[:, self.dead] = 0
+            if self.correction is not None:
+                self.correction.add_to(out)
+            return out if dtype is None else out.astype(dtype, copy=False)
 
     def of_rows(self, rows: slice | np.ndarray) -> Quantized:
         """Return some rows of a layer whose outputs were not rotated, without ``restore``.
@@ -293,7 +297,8 @@ class Quantized:
         mask = None if self.mask is None else self.mask[rows]
         correction = None if self.correction is None else self.correction.of_rows(rows)
         with on_device_of(self.codes):
-            codes, grid = self.codes[rows], self.grid.of_rows(rows)
+            codes = self.codes[rows]
+        grid = self.grid.of_rows(rows)
         return replace(self, codes=codes, grid=grid, mask=mask, correction=correction, restore=None)
 
     def nearest_loss(self, W: Any, H: Any) -> float:

@@ -10,7 +10,8 @@ from typing import Any, overload
 import numpy as np
 
 from quiplinalg.arrays import check_finite
-from quiplinalg.errors import BackendMismatchError, InvalidArgumentError
+from quiplinalg.errors import BackendMismatchError, DTypeError, InvalidArgumentError
+from quiplinalg.foreign import short
 from quiplinalg.grids.apply import dequantize
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import Kernels, select
@@ -37,7 +38,8 @@ class QuantizedStack(Sequence[Quantized]):
     codes : ndarray, (b, m, n), uint8 (int32 on an unbounded grid), in the caller's column order
         Of CuPy, and so ``scale`` and ``zero``, where W was on a device.
     scale, zero : ndarray, (b, rows, groups)
-        Of the grids; read-only where one grid was given for all members.
+        Of the grids.  Views of it where one grid was given for all members, which are not to be
+        written to: NumPy's are read-only, those of CuPy are not.
     group_index : ndarray, (b, n), or None
         Group of each column; None: one group.
     bits : int or None
@@ -92,7 +94,7 @@ class QuantizedStack(Sequence[Quantized]):
             arrays = {name: getattr(self, name) for name in _STACKED}
             part: dict[str, Any] = {k: None if a is None else a[i] for k, a in arrays.items()}
             return replace(self, **part)
-        at = index(i)
+        at = _member(i)
         if not -len(self) <= at < len(self):
             raise IndexError(f"the members are 0 to {len(self) - 1}; got {at}.")
         return Quantized(
@@ -223,3 +225,15 @@ class QuantizedStack(Sequence[Quantized]):
             notes += [f"{near} rows near a tie"] if near else []
         shape = "x".join(map(str, self.shape))
         return f"QuantizedStack({shape}, {self.method}, {width}: {', '.join(notes)})"
+
+
+def _member(i: Any) -> int:
+    try:
+        if not isinstance(i, bool):
+            return index(i)
+    except TypeError:
+        pass
+    raise DTypeError(
+        f"stack[i] takes the number of a member, or a slice; got i={short(i)}. Of some members "
+        "make a list, [stack[i] for i in np.flatnonzero(mask)]."
+    )

@@ -1,5 +1,6 @@
 """Arrays in, arrays out, and what each bad input gets."""
 
+import copy
 import gc
 import pickle
 import weakref
@@ -141,8 +142,8 @@ def test_like_keeps_no_data_and_pickles(make):
     del a
     gc.collect()
     assert alive() is None
-    if make is not strict.asarray:
-        assert pickle.loads(pickle.dumps(restore))(W).shape == W.shape
+    for again in (pickle.loads(pickle.dumps(restore)), copy.deepcopy(restore)):
+        assert type(again(W)) is type(restore(W)) and again(W).shape == W.shape
 
 
 @pytest.mark.parametrize(

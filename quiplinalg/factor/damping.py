@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arguments import as_float
-from quiplinalg.errors import DampingWarning, InvalidArgumentError, NotPositiveDefiniteError
+from quiplinalg.errors import (
+    DampingWarning,
+    InvalidArgumentError,
+    NotPositiveDefiniteError,
+    level_of_caller,
+)
 
 __all__ = ["AbsoluteDamp", "damped", "diagonal_shift", "shift_of", "warn_of_damping"]
 
@@ -51,7 +56,7 @@ def diagonal_shift(damp: float | str | AbsoluteDamp, diagonal: np.ndarray) -> It
         return
     live = diagonal[diagonal > 0]
     mean = float(live.mean(dtype=np.float64)) if live.size else 0.0
-    if damp == "auto":
+    if isinstance(damp, str) and damp == "auto":
         yield from (fraction * mean for fraction in _AUTO)
         return
     if isinstance(damp, (bool, str)) or not np.isscalar(damp) or not 0 <= as_float(damp) < 1:
@@ -97,7 +102,7 @@ def damped(
                 raise
             continue
         if value != tried[0]:
-            warn_of_damping("H", value, tried, stacklevel=5)
+            warn_of_damping("H", value, tried)
         return factor, value, shift
     raise AssertionError("unreachable")
 
@@ -111,12 +116,12 @@ def shift_of(value: float, diagonal: np.ndarray) -> np.ndarray:
     return shift
 
 
-def warn_of_damping(name: str, value: float, tried: list[float], stacklevel: int) -> None:
+def warn_of_damping(name: str, value: float, tried: list[float]) -> None:
     """Warn that "auto" took more damping than the first of what `diagonal_shift` yields."""
     warnings.warn(
         f"{name} was not positive definite at damp={_AUTO[0]} of its mean diagonal; "
         f"damp={_AUTO[tried.index(value)]} was used ({value:.3g} in H's units). "
         "Collect more samples, or accumulate H in float64.",
         DampingWarning,
-        stacklevel=stacklevel,
+        stacklevel=level_of_caller(),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from quiplinalg.device_arrays import on_device_of
 from quiplinalg.factor.cholesky import cholesky
 from quiplinalg.results import LDL
 
@@ -42,6 +43,7 @@ def ldl(A: Any, *, block: int | None = None, backend: str = "auto") -> LDL:
     array([4., 2.])
     """
     C = cholesky(A, block=block, backend=backend).L
-    pivots = C.diagonal().copy()
-    C /= pivots
-    return LDL(L=C, D=pivots**2)
+    with on_device_of(C):
+        pivots = C.diagonal().copy()
+        C /= pivots
+        return LDL(L=C, D=pivots**2)

@@ -38,6 +38,7 @@ from quiplinalg.grids.codebook import CodebookGrid
 from quiplinalg.grids.packing import pack
 from quiplinalg.pruning.result import Pruned
 from quiplinalg.results import Quantized
+from quiplinalg.rounding.members import refuse_stack
 
 __all__ = ["Attributes", "StoredArray", "StoredLayer", "stored_layer", "write_layer"]
 
@@ -74,6 +75,7 @@ def stored_layer(name: str, layer: Quantized | Pruned, attributes: Attributes) -
     DTypeError
         Neither Quantized nor Pruned, or an attribute that is no text and no number.
     """
+    refuse_stack(layer, "layer")
     if not isinstance(layer, Quantized | Pruned):
         raise DTypeError(
             f"layer must be a Quantized or a Pruned; got {type(layer).__name__} for {name!r}. "

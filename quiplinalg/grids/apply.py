@@ -8,7 +8,7 @@ import numpy as np
 
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.grids.codebook import CodebookGrid, Grid
-from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.grids.uniform import UniformGrid, on_current_device
 from quiplinalg.kernels.record import DeviceKernels, Kernels, select
 from quiplinalg.parallel import run_all
 
@@ -122,7 +122,8 @@ def _nearest_on_device(
     W: Any, grid: UniformGrid, kernels: DeviceKernels, key: int | None
 ) -> tuple[Any, int, int]:
     xp, (m, n) = kernels.xp, W.shape
-    scale, zero = (xp.ascontiguousarray(xp.asarray(a), W.dtype) for a in (grid.scale, grid.zero))
+    W = xp.ascontiguousarray(W)
+    scale, zero = _contiguous(grid, W.dtype, xp, "W is")
     codes = xp.empty((m, n), grid.code_dtype)
     near, clipped = xp.zeros(m, np.int32), xp.zeros(1, np.int64)
     low, high = (-np.inf, np.inf) if grid.bits is None else (0.0, grid.maxq)
@@ -168,10 +169,17 @@ def _values_on_device(codes: Any, grid: UniformGrid, dtype: np.dtype) -> Any:
     xp = kernels.xp
     with kernels.running(codes):
         out = xp.empty(codes.shape, dtype)
-        scale, zero = (xp.ascontiguousarray(xp.asarray(a), dtype) for a in (grid.scale, grid.zero))
+        scale, zero = _contiguous(grid, dtype, xp, "codes are")
         group = xp.asarray(grid.columns(codes.shape[1]))
         kernels.dequantize(xp.ascontiguousarray(codes), scale, zero, group, out)
         return out
+
+
+def _contiguous(grid: UniformGrid, dtype: np.dtype, xp: Any, other: str) -> tuple[Any, Any]:
+    """Return scale and zero as kernels take them: a view may be of one row for all."""
+    scale = on_current_device(grid.scale, "scale", xp, other)
+    zero = on_current_device(grid.zero, "zero", xp, other)
+    return xp.ascontiguousarray(scale, dtype), xp.ascontiguousarray(zero, dtype)
 
 
 def _rows_of(grid: UniformGrid, rows: slice, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

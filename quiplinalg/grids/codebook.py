@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from quiplinalg.device_arrays import on_device_of
 from quiplinalg.errors import BackendMismatchError, InvalidArgumentError
-from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.grids.uniform import FLOATS, UniformGrid, on_current_device, stored
 from quiplinalg.kernels.record import DeviceKernels, select
 
 __all__ = ["CodebookGrid", "Grid", "uniform_grid"]
@@ -22,14 +23,14 @@ class CodebookGrid:
 
     Parameters
     ----------
-    levels : ndarray, (m, 2**bits), float16, float32 or float64
+    levels : array, (m, 2**bits), float16, float32 or float64
         The values of a row, as they are stored: finite, in ascending order; equal ones may repeat.
-        It may be a CuPy array.
+        They become an array of NumPy, or of CuPy where they are on a CUDA device.
 
     Raises
     ------
-    InvalidArgumentError
-        Levels of another shape or dtype, out of order, or not finite.
+    InvalidArgumentError, DTypeError
+        Levels of another shape or dtype, out of order, or not finite; not real numbers.
 
     Examples
     --------
@@ -44,21 +45,24 @@ class CodebookGrid:
     kind = "codebook"
 
     def __post_init__(self) -> None:
-        levels: Any = self.levels
-        if not hasattr(levels, "__cuda_array_interface__"):
-            levels = np.asarray(levels)
+        """Check the levels, and keep them as an array."""
+        levels = stored(self.levels, "levels")
         known = levels.ndim == 2 and levels.shape[1] in [2**bits for bits in range(1, 9)]
-        if not known or levels.dtype.kind != "f":
+        if not known or levels.dtype not in FLOATS:
+            fix = "Repeat a level to fill a row" if not known else "Use levels.astype(np.float32)"
             raise InvalidArgumentError(
-                "levels must be a floating array (m, 2**bits), bits 1 to 8; got "
-                f"{levels.dtype} of shape {levels.shape}. Repeat a level to fill a row."
+                "levels must be a floating array (m, 2**bits), bits 1 to 8, of float16, float32 or "
+                f"float64; got {levels.dtype} of shape {levels.shape}. {fix}."
             )
-        finite, ascending = np.isfinite(levels).all(), (levels[:, 1:] >= levels[:, :-1]).all()
-        if not bool(finite & ascending):  # one answer for both: of a device it is waited for
+        with on_device_of(levels):  # one answer for both: of a device it is waited for
+            finite, ascending = np.isfinite(levels).all(), (levels[:, 1:] >= levels[:, :-1]).all()
+            good = bool(finite & ascending)
+        if not good:
             raise InvalidArgumentError(
                 "levels must be finite, and ascend along each row; got others. Sort them with "
                 "np.sort(levels, axis=1); where float16 overflows, store them in float32."
             )
+        object.__setattr__(self, "levels", levels)
 
     @property
     def bits(self) -> int:
@@ -92,7 +96,8 @@ class CodebookGrid:
 
     def of_rows(self, rows: slice | np.ndarray) -> CodebookGrid:
         """The grid of some rows."""
-        return CodebookGrid(self.levels[rows])
+        with on_device_of(self.levels):
+            return CodebookGrid(self.levels[rows])
 
     def storage_bits(self, m: int, n: int) -> int:
         """Bits that the levels take on disk."""
@@ -141,7 +146,8 @@ def _values_on_device(levels: Any, codes: Any, dtype: np.dtype) -> Any:
     with kernels.running(codes):
         kind = np.result_type(dtype, np.float32)
         out = xp.empty(codes.shape, kind)
-        own = xp.ascontiguousarray(xp.asarray(levels).astype(dtype), kind)
+        own = on_current_device(levels, "levels", xp, "codes are").astype(dtype)
+        own = xp.ascontiguousarray(own, kind)
         kernels.gather_levels(xp.ascontiguousarray(codes, np.uint8), own, out)
         return out.astype(dtype, copy=False)
 
@@ -152,7 +158,8 @@ def _nearest_on_device(levels: Any, W: Any) -> Any:
     assert isinstance(kernels, DeviceKernels)
     xp, (m, n) = kernels.xp, W.shape
     with kernels.running(W):
-        wide = xp.asarray(levels).astype(np.float64)
+        wide = on_current_device(levels, "levels", xp, "W is")
+        wide = xp.ascontiguousarray(wide, np.float64)
         middles = (wide[:, 1:] + wide[:, :-1]) / 2
         codes = xp.zeros((m, n), np.uint8)
         step = max(1, kernels.free_bytes() // (64 * max(n, 1)))

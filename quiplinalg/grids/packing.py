@@ -24,11 +24,24 @@ def _check_bits(bits: int) -> None:
         )
 
 
+def _check_count(n: int) -> None:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+        raise InvalidArgumentError(
+            f"n must be a whole number, at least 0; got n={n!r}. Pass the number of codes in a "
+            "row, codes.shape[1]."
+        )
+
+
 def _check_codes(codes: Any) -> None:
     if codes.dtype != np.uint8 or codes.ndim != 2:
+        if codes.dtype != np.uint8:
+            fix = "Pass np.asarray(codes, np.uint8); those of an unbounded grid cannot be packed"
+        elif codes.ndim == 3:
+            fix = "Of a stack pack each member: pack(stack[i].codes, bits)"
+        else:
+            fix = "Pass codes.reshape(1, -1) for a single row"
         raise DTypeError(
-            f"codes must be an (m, n) uint8 array; got {codes.dtype} of shape {codes.shape}. "
-            "Codes on an unbounded grid cannot be packed."
+            f"codes must be an (m, n) uint8 array; got {codes.dtype} of shape {codes.shape}. {fix}."
         )
 
 
@@ -46,7 +59,7 @@ def _check_packed(packed: Any, bits: int, n: int) -> None:
             f"packed must be a 2-D uint8 array; got {packed.dtype} of shape {packed.shape}. "
             "Reshape the stream to one row of bytes per row of codes."
         )
-    if n < 0 or packed.shape[1] != -(-n * bits // 8):
+    if packed.shape[1] != -(-n * bits // 8):
         raise InvalidArgumentError(
             f"packed must have ceil(n * bits / 8) = {-(-n * bits // 8)} bytes a row for n={n} and "
             f"bits={bits}; got {packed.shape[1]}. Check n and bits."
@@ -127,7 +140,8 @@ def unpack(packed: Any, bits: int, n: int) -> Any:
     Raises
     ------
     InvalidArgumentError, DTypeError
-        The width of ``packed`` does not fit n and bits; not a uint8 matrix.
+        The width of ``packed`` does not fit n and bits, or these are no whole numbers; not a
+        uint8 matrix.
 
     Examples
     --------
@@ -136,6 +150,7 @@ def unpack(packed: Any, bits: int, n: int) -> Any:
     array([[1, 2, 3, 0, 1]], dtype=uint8)
     """
     _check_bits(bits)
+    _check_count(n)
     if device_of(packed) is not None:
         return _unpack_on_device(packed, bits, n)
     packed = np.asarray(packed)

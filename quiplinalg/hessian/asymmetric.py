@@ -13,6 +13,7 @@ from quiplinalg.errors import (
     ConditioningWarning,
     InvalidArgumentError,
     NotPositiveDefiniteError,
+    level_of_caller,
 )
 from quiplinalg.factor.damping import AbsoluteDamp
 from quiplinalg.factor.udu import udu
@@ -134,7 +135,7 @@ def shift_target(W: Any, G: Any, H_tilde: Any, *, damp: float | str | AbsoluteDa
             f"H_tilde with damp={factor.damp:.3g} is singular to working precision (a pivot of "
             f"{factor.D.min():.3g}), so W* is mostly rounding errors. Raise damp, or add tokens.",
             ConditioningWarning,
-            stacklevel=2,
+            stacklevel=level_of_caller(),
         )
     C = C[:, live]
     C[live] -= H  # x_i = x~_i is what W is right for

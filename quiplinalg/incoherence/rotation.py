@@ -13,14 +13,20 @@ from quiplinalg.arrays import as_matrix, to_numpy, work_dtype
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.incoherence.apply import empty, rotate_into
 from quiplinalg.incoherence.draws import check_seed, check_size
-from quiplinalg.incoherence.windows import Plan, Window, check_windows, frozen, pack
+from quiplinalg.incoherence.parts import (
+    as_kind,
+    as_orthogonal,
+    as_permutation,
+    as_scales,
+    as_signs,
+)
+from quiplinalg.incoherence.windows import Plan, Window, check_windows, pack
 from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.symmetric import mirror
 
 __all__ = ["KINDS", "Rotation"]
 
 KINDS = ("kronecker", "hadamard")
-_ORTHOGONAL = 1e-9
 _plans: WeakKeyDictionary[Rotation, dict[tuple[bool, np.dtype], Plan]] = WeakKeyDictionary()
 
 
@@ -84,10 +90,10 @@ class Rotation:
         kept: dict[str, Any] = {
             "n": n,
             "seed": check_seed(self.seed),
-            "permutation": _permutation(self.permutation, n),
-            "signs": _signs("signs", self.signs, n),
-            "inner_signs": _signs("inner_signs", self.inner_signs, inner),
-            "factors": tuple(_orthogonal(i, F) for i, F in enumerate(self.factors)),
+            "permutation": as_permutation(self.permutation, n),
+            "signs": as_signs("signs", self.signs, n),
+            "inner_signs": as_signs("inner_signs", self.inner_signs, inner),
+            "factors": tuple(as_orthogonal(i, F) for i, F in enumerate(self.factors)),
         }
         for name, value in kept.items():
             object.__setattr__(self, name, value)
@@ -130,7 +136,7 @@ class Rotation:
             "right" or "left".
         backend : str
             "auto", "cpu", "generic" or "cuda"; "auto" works where the array is.
-        scales : ndarray, (n,), optional
+        scales : array, (n,), on the host, optional
             d, for Q diag(d) in the place of Q, at no cost.
 
         Returns
@@ -142,6 +148,8 @@ class Rotation:
         ------
         InvalidArgumentError, DTypeError
             A wrong shape or side; not a real floating array.
+        BackendMismatchError
+            ``scales`` on a device.
 
         Notes
         -----
@@ -169,7 +177,7 @@ class Rotation:
             "right" or "left".
         backend : str
             "auto", "cpu", "generic" or "cuda"; "auto" works where the array is.
-        scales : ndarray, (n,), optional
+        scales : array, (n,), on the host, optional
             d, for Q diag(d) in the place of Q: X Q diag(d), or diag(d) Q^T X.
 
         Returns
@@ -199,7 +207,7 @@ class Rotation:
             Symmetric: taken to be so, not checked.  Not changed.
         backend : str
             "auto", "cpu", "generic" or "cuda"; "auto" works where the array is.
-        scales : ndarray, (n,), optional
+        scales : array, (n,), on the host, optional
             d, for Q diag(d) in the place of Q, at no cost.
         dtype : dtype, optional
             float32 or float64, of the result and of all that is computed; default: as H.
@@ -213,7 +221,9 @@ class Rotation:
         Raises
         ------
         InvalidArgumentError, DTypeError
-            Not square of order n; not a real floating array.
+            Not square of order n; not a real floating array; another dtype.
+        BackendMismatchError
+            ``scales`` on a device.
 
         Notes
         -----
@@ -228,7 +238,7 @@ class Rotation:
                     f"H must be ({self.n}, {self.n}) for a rotation of n={self.n}; got "
                     f"H.shape={matrix.shape}. Make the rotation with n=H.shape[0]."
                 )
-            kind = work_dtype(matrix) if dtype is None else np.dtype(dtype)
+            kind = work_dtype(matrix) if dtype is None else as_kind(dtype)
             out = empty(matrix.shape, kind, kernels)
             plan = self._plan(False, out.dtype, scales)
             # (H Q^T)^T = Q H is written by columns, and its rows are then rotated where they are
@@ -319,11 +329,7 @@ class Rotation:
         )
 
     def _plan(self, backward: bool, dtype: np.dtype, scales: np.ndarray | None) -> Plan:
-        if scales is not None and np.shape(scales) != (self.n,):
-            raise InvalidArgumentError(
-                f"scales must be ({self.n},) for a rotation of n={self.n}; got shape "
-                f"{np.shape(scales)}. Pass one number for each coordinate."
-            )
+        scales = as_scales(scales, self.n)
         parts = (self.permutation, self.signs, self.inner_signs, self.windows, self.factors)
         if scales is not None:
             return pack(*parts, backward, dtype, scales)
@@ -361,35 +367,3 @@ class Rotation:
         plan = self._plan(backward, out.dtype, scales)
         rotate_into(matrix, out, (rows, rows, False), plan, kernels)
         return out
-
-
-def _permutation(values: Any, n: int) -> np.ndarray:
-    a = np.asarray(values)
-    whole = a.dtype.kind in "iu" and a.shape == (n,)
-    if not whole or not np.array_equal(np.sort(a), np.arange(n)):
-        raise InvalidArgumentError(
-            f"permutation must hold 0 .. {n - 1}, each once; got an array of {a.dtype}, "
-            f"shape {a.shape}, that does not."
-        )
-    return frozen(a, np.int64)
-
-
-def _signs(name: str, values: Any, n: int) -> np.ndarray:
-    a = np.asarray(values)
-    if a.dtype.kind == "b" or a.shape != (n,) or not np.isin(a, (-1, 1)).all():
-        raise InvalidArgumentError(
-            f"{name} must hold {n} numbers +1 or -1; got an array of {a.dtype}, shape {a.shape}, "
-            "that does not."
-        )
-    return frozen(a, np.int8)
-
-
-def _orthogonal(index: int, F: np.ndarray) -> np.ndarray:
-    kept = frozen(F, np.float64)
-    error = float(np.abs(kept.T @ kept - np.eye(kept.shape[0])).max(initial=0))
-    if not error <= _ORTHOGONAL:
-        raise InvalidArgumentError(
-            f"factor{index} must be orthogonal to {_ORTHOGONAL:g}; got |F^T F - I| = {error:.3g}. "
-            "Keep factors in float64."
-        )
-    return kept

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arguments import suggest_keywords
-from quiplinalg.errors import DTypeError, InvalidArgumentError
+from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.grids.codebook import uniform_grid
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import DeviceKernels, Kernels, select
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.descent_driver import Descent, descend_codes
 from quiplinalg.rounding.driver import grid_there
+from quiplinalg.rounding.members import check_layer
 from quiplinalg.rounding.options import check_passes
 from quiplinalg.symmetric import symmetric_matrix
 
@@ -36,7 +37,7 @@ def descend(
     Parameters
     ----------
     W : array, (m, n), floating
-        What was quantised.  Not changed.
+        What was quantised, of any kind as in `ldlq`.  Not changed.
     H : array, (n, n), floating
         Symmetric positive semidefinite, without damping.  Not changed.
     quantized : Quantized
@@ -157,11 +158,9 @@ def symmetric_hessian(H: Any, kernels: Kernels) -> np.ndarray:
 
 
 def _check_result(quantized: Any) -> None:
-    if not isinstance(quantized, Quantized):
-        raise DTypeError(
-            f"quantized must be a Quantized; got {type(quantized).__name__}. "
-            "ldlq, gptq and nearest return one, and so does the layer of a result file."
-        )
+    check_layer(
+        quantized, "ldlq, gptq and nearest return one, and so does the layer of a result file."
+    )
     if getattr(quantized, "processing", None) is not None:
         raise InvalidArgumentError(
             "quantized must hold codes of W itself; its weights were rotated or rescaled before "

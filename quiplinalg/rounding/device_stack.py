@@ -173,7 +173,7 @@ class _Lot:
                 )
                 if not still:
                     A[i] = again[0]
-                    warn_of_damping(self.names[i], value, tried[i], stacklevel=9)
+                    warn_of_damping(self.names[i], value, tried[i])
                     break
                 error = still[0]
             else:

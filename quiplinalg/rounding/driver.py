@@ -16,7 +16,7 @@ import numpy as np
 from quiplinalg.arrays import work_dtype
 from quiplinalg.grids.apply import check_range, tie_tolerance
 from quiplinalg.grids.search import fit_groups, stored_grid, work_matrix
-from quiplinalg.grids.uniform import UniformGrid
+from quiplinalg.grids.uniform import UniformGrid, on_current_device
 from quiplinalg.kernels.record import PANEL, DeviceKernels, Kernels, select
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
@@ -221,13 +221,20 @@ def plain_hessian(H: Any) -> Any:
 
 
 def grid_there(grid: UniformGrid | None, kernels: Kernels) -> UniformGrid | None:
-    """Return a grid in arrays of the backend: what is on the host may go to a device, not back."""
+    """Return a grid in arrays of the backend: what is on the host may go to a device, not back.
+
+    Raises
+    ------
+    BackendMismatchError
+        The grid is on a device where W is not.
+    """
     if grid is None:
         return None
     if not isinstance(kernels, DeviceKernels):
         grid.check_on_host()
         return grid
-    return grid.of_arrays(kernels.xp.asarray(grid.scale), kernels.xp.asarray(grid.zero))
+    scale = on_current_device(grid.scale, "scale", kernels.xp, "W is")
+    return grid.of_arrays(scale, on_current_device(grid.zero, "zero", kernels.xp, "W is"))
 
 
 def grid_before(weight: Any, options: Options, kernels: Kernels) -> UniformGrid:

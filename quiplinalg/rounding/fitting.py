@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.errors import DTypeError, InvalidArgumentError
+from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import DeviceKernels, Kernels
-from quiplinalg.results import Quantized
 from quiplinalg.rounding.descent import symmetric_hessian
+from quiplinalg.rounding.members import check_layer
 
 __all__ = ["best_step", "change_of_loss", "checked_layer"]
 
@@ -50,11 +50,10 @@ def checked_layer(
     W: Any, H: Any, quantized: Any, kernels: Kernels
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return W in the precision of a result of it, and H; raise where they do not fit."""
-    if not isinstance(quantized, Quantized):
-        raise DTypeError(
-            f"quantized must be a Quantized; got {type(quantized).__name__}. "
-            "ldlq, gptq, quip and nearest return one, and so does the layer of a result file."
-        )
+    check_layer(
+        quantized,
+        "ldlq, gptq, quip and nearest return one, and so does the layer of a result file.",
+    )
     if not isinstance(kernels, DeviceKernels):
         quantized.check_on_host()
     if quantized.correction is not None:

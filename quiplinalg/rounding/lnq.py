@@ -58,9 +58,9 @@ def lnq(
     Parameters
     ----------
     W : array, (m, n) = (out, in), floating
-        Not changed.
+        As in `ldlq`, but for stacks.  Not changed.
     H : array, (n, n), floating, or PreparedHessian
-        As in `ldlq`.  Not changed.
+        As in `ldlq`, but for stacks.  Not changed.
     bits : int
         1 to 8: 2**bits levels a row.
     rounds : int, optional

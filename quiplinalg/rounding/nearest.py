@@ -41,7 +41,7 @@ def nearest(
     Parameters
     ----------
     W : array, (m, n), floating
-        Not changed.
+        As in `ldlq`, but for stacks.  Not changed.
     H : array, (n, n) or (n,), optional
         Only to report the loss (a product of 2 m n^2 flops); without it the loss is NaN.  A vector
         is the diagonal of a diagonal H.

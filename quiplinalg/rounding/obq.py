@@ -21,7 +21,7 @@ from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.driver import grid_before, grid_there
 from quiplinalg.rounding.elimination import damped_inverse, eliminate
-from quiplinalg.rounding.options import Options
+from quiplinalg.rounding.options import Options, check_flag
 from quiplinalg.rounding.plan import check_shapes
 from quiplinalg.symmetric import symmetric_matrix
 
@@ -71,10 +71,9 @@ def obq(
     Parameters
     ----------
     W : array, (m, n) = (out, in), floating
-        Any host array.  Computed in float64.  Not changed.
+        As in `ldlq`, but for stacks.  Computed in float64.  Not changed.
     H : array, (n, n), floating
-        Symmetric second moment of the layer's inputs, in any units; both triangles are checked.
-        Not changed.
+        As in `ldlq`, but for stacks and what `prepare` makes.  Not changed.
     bits, grid, sym, damp
         As in `ldlq`.
     group_size : int, optional
@@ -326,11 +325,8 @@ def _check_order(order: Any, outliers_first: Any) -> bool:
             f"order must be one of {', '.join(choices)}; got order={order!r}. "
             'order="act" is what other libraries call desc_act or act-order.'
         )
-    if not isinstance(outliers_first, (bool, np.bool_)):
-        raise InvalidArgumentError(
-            f"outliers_first must be True or False; got outliers_first={outliers_first!r}."
-        )
-    if outliers_first and order != "greedy":
+    fix = "False takes the weight that costs least."
+    if check_flag(outliers_first, "outliers_first", fix) and order != "greedy":
         raise InvalidArgumentError(
             f"outliers_first must be False in a common order; got order={order!r}. "
             'It changes the choice of order="greedy".'

@@ -13,7 +13,7 @@ from quiplinalg.factor.orders import check_order
 from quiplinalg.grids.search import check_bits, check_group_size
 from quiplinalg.grids.uniform import UniformGrid
 
-__all__ = ["CLIPS", "NORM", "ROUNDINGS", "Options", "check_passes"]
+__all__ = ["CLIPS", "NORM", "ROUNDINGS", "Options", "check_flag", "check_passes"]
 
 CLIPS = ("mse", "minmax", "best")
 ROUNDINGS = ("nearest", "stochastic")
@@ -53,11 +53,16 @@ class Options:
                 f"group_size must be None where a grid is given; got {self.group_size}. "
                 "Give the groups to the grid: minmax_grid(W, bits, group_size=...)."
             )
+        for name, fix in (
+            ("static_groups", "True takes scales from the original W, False on the way."),
+            ("sym", "True makes the grid symmetric about 0."),
+        ):
+            object.__setattr__(self, name, check_flag(getattr(self, name), name, fix))
         for name, value, choices in (
             ("clip", self.clip, CLIPS),
             ("rounding", self.rounding, ROUNDINGS),
         ):
-            if value not in choices:
+            if not isinstance(value, str) or value not in choices:
                 raise InvalidArgumentError(
                     f"{name} must be {' or '.join(map(repr, choices))}; got {name}={value!r}. "
                     f"{choices[0]!r} is the usual choice."
@@ -107,6 +112,13 @@ class Options:
         """The 32-bit key that a 64-bit seed is folded to."""
         seed = int(self.seed or 0)
         return (seed ^ (seed >> 32)) & 0xFFFFFFFF
+
+
+def check_flag(value: Any, name: str, fix: str) -> bool:
+    """Return True or False, of NumPy too; raise for anything else, and say what it does."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InvalidArgumentError(f"{name} must be True or False; got {name}={value!r}. {fix}")
+    return bool(value)
 
 
 def check_passes(passes: Any, name: str) -> None:

@@ -14,6 +14,7 @@ from quiplinalg.errors import (
     ConditioningWarning,
     InvalidArgumentError,
     NotPositiveDefiniteError,
+    level_of_caller,
 )
 from quiplinalg.factor.damping import AbsoluteDamp
 from quiplinalg.grids.codebook import uniform_grid
@@ -25,7 +26,7 @@ from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.descent import MAX_PASSES, descend_codes
 from quiplinalg.rounding.driver import round_with_feedback
-from quiplinalg.rounding.options import Options, check_passes
+from quiplinalg.rounding.options import Options, check_flag, check_passes
 from quiplinalg.rounding.scale_search import check_rho, scale_steps
 from quiplinalg.symmetric import symmetric_matrix
 
@@ -156,11 +157,7 @@ def quip(
         bits=bits, grid=None, group_size=group_size, static_groups=True, sym=False, clip="best",
         order=order, damp=damp, rounding=rounding, seed=seed, block=block,
     )  # fmt: skip
-    if not isinstance(per_tensor, (bool, np.bool_)):
-        raise InvalidArgumentError(
-            f"per_tensor must be True or False; got per_tensor={per_tensor!r}. "
-            "False gives every row its own scale."
-        )
+    check_flag(per_tensor, "per_tensor", "False gives every row its own scale.")
     layer = _Layer(work_matrix(W), symmetric_matrix(H, "H", select(backend)), backend)
     factor = check_rho(rho, bits)
     tried = ROTATIONS if rotation == "auto" else (rotation,)
@@ -183,7 +180,7 @@ def quip(
             warnings.warn(
                 f"The {name} rotation was left out: {_in_basis(error, processing)}",
                 ConditioningWarning,
-                stacklevel=3,
+                stacklevel=level_of_caller(),
             )
             continue
         kept = None if processing.is_nothing else processing

@@ -105,7 +105,7 @@ def _round_on_host(
     for i, values in enumerate(tried):
         value = float(stack.damp[i])
         if value != values[0]:
-            warn_of_damping(f"H[{i}]", value, values, stacklevel=7)
+            warn_of_damping(f"H[{i}]", value, values)
     return replace(stack, restore=like(W))
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from quiplinalg.errors import (
     ConvergenceError,
-    DTypeError,
     InvalidArgumentError,
     NotPositiveDefiniteError,
 )
@@ -19,6 +18,7 @@ from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import select
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.driver import tie_tolerance
+from quiplinalg.rounding.members import check_layer
 from quiplinalg.rounding.verify_descent import off_grid, unsettled
 from quiplinalg.rounding.verify_processed import verify_processed
 from quiplinalg.rounding.verify_refined import fit_objection, verify_corrected
@@ -146,11 +146,7 @@ def verify(W: Any, H: Any, quantized: Quantized) -> Verification:
     >>> ql.verify(W, X.T @ X / 64, dataclasses.replace(q, codes=codes)).ok
     False
     """
-    if not isinstance(quantized, Quantized):
-        raise DTypeError(
-            f"quantized must be a Quantized; got {type(quantized).__name__}. Pass what ldlq, quip "
-            "or open_result(...).layer(name) returned."
-        )
+    check_layer(quantized, "Pass what ldlq, quip or open_result(...).layer(name) returned.")
     checker = select("generic")
     weight = work_matrix(W)
     hessian = symmetric_matrix(H, "H", checker).astype(np.float64)

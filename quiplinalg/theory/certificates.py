@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.arguments import suggest_keywords
-from quiplinalg.errors import DTypeError, InvalidArgumentError, NotPositiveDefiniteError
+from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
 from quiplinalg.grids.apply import dequantize
 from quiplinalg.grids.codebook import uniform_grid
 from quiplinalg.grids.search import work_matrix
@@ -18,6 +18,7 @@ from quiplinalg.incoherence.draws import check_seed
 from quiplinalg.incoherence.process import without_dead
 from quiplinalg.parallel import run_all, single_blas_thread
 from quiplinalg.results import Quantized
+from quiplinalg.rounding.members import check_layer
 from quiplinalg.theory.certificate_text import describe
 from quiplinalg.theory.dual_bound import check_psd, row_bound
 from quiplinalg.theory.model_bound import CUBES_DB, row_bounds
@@ -162,11 +163,7 @@ def certify(W: Any, H: Any, quantized: Quantized, *, rows: int = 16, seed: int =
     >>> bool(abs(found.model_gap_db - gap) < 1e-9)
     True
     """
-    if not isinstance(quantized, Quantized):
-        raise DTypeError(
-            f"quantized must be a Quantized; got {type(quantized).__name__}. Pass what ldlq, quip "
-            "or open_result(...).layer(name) returned."
-        )
+    check_layer(quantized, "Pass what ldlq, quip or open_result(...).layer(name) returned.")
     quantized.check_on_host()
     count, key = check_count(rows, "rows"), check_seed(seed)
     weight, hessian = work_matrix(W).astype(np.float64), psd_matrix(H)

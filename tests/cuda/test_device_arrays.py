@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from fake_frameworks import Exporter, Interface, jax_array, torch_module
 
+import quiplinalg as ql
+from quiplinalg.arrays import to_numpy
 from quiplinalg.device_arrays import common_device, device_of, import_cupy, to_device
-from quiplinalg.errors import BackendMismatchError, BackendUnavailableError
+from quiplinalg.errors import BackendMismatchError, BackendUnavailableError, DTypeError
 
 W = np.arange(12, dtype=np.float32).reshape(3, 4) / 8 - 0.5
 
@@ -65,6 +67,48 @@ def test_device_of_a_bare_interface_is_asked_of_cupy(cuda, monkeypatch):
     assert device_of(Interface(cuda.xp.empty((0, 3)))) == 0
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert device_of(Interface(a)) == 0
+
+
+def test_a_bare_interface_without_a_driver(cuda, monkeypatch):
+    a = Interface(on(cuda, 0))
+    monkeypatch.setattr(sys.modules["cupy"].cuda.runtime, "getDeviceCount", lambda: 0)
+    assert device_of(a) == 0
+    for call in (lambda: ql.ldlq(a, np.eye(4)), lambda: ql.nearest(a), lambda: to_device(a, "W")):
+        with pytest.raises((BackendUnavailableError, BackendMismatchError)):
+            call()
+    with pytest.raises(BackendUnavailableError, match="found none"):
+        ql.nearest(a)
+
+
+def test_lists_of_device_arrays(cuda, torch, jax):
+    a = on(cuda, 0)
+    for make, stack in ((lambda a: a, "cupy"), (torch.Tensor, "torch"), (jax, r"jax\.numpy")):
+        for call in (
+            lambda x: common_device(W=x, H=a),
+            lambda x: common_device(H=a, W=x),
+            lambda x: to_device(x, "W"),
+            lambda x: to_numpy(x, "W"),
+            lambda x: ql.ldlq(x, on(cuda, 0, np.eye(4))),
+            lambda x: ql.nearest(x, backend="cuda"),
+        ):
+            with pytest.raises(DTypeError, match=rf"W must be one array.*{stack}\.stack\(W\)"):
+                call([make(a), make(a)])
+
+
+def test_a_prepared_hessian_on_a_device(cuda):
+    weight, ready = on(cuda, 0), ql.prepare(on(cuda, 0, np.eye(4)))
+    q = ql.ldlq(weight, ready)
+    for call in (
+        ql.nearest,
+        ql.obq,
+        lambda W, H: ql.descend(W, H, q),
+        lambda W, H: q.nearest_loss(W, H),
+        lambda W, H: ql.proxy_loss(q, W, H),
+        lambda W, H: to_device(H, "H"),
+    ):
+        with pytest.raises(DTypeError, match=r"got a PreparedHessian.*H\.hessian"):
+            call(weight, ready)
+    assert ql.nearest(weight, ready.hessian).loss >= 0
 
 
 def test_host_arrays_import_nothing():

@@ -4,16 +4,20 @@ A framework that is missing skips its tests; with ``QUIPLINALG_REQUIRE_INTEROP=1
 PyTorch or JAX (the ``interop`` extra) fails them.
 """
 
+import copy
 import gc
 import importlib
 import os
 import pickle
+import subprocess
+import sys
 import weakref
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+import quiplinalg as ql
 from quiplinalg.arrays import as_matrix, to_numpy
 from quiplinalg.errors import BackendUnavailableError, DTypeError
 from quiplinalg.restore import like
@@ -187,6 +191,38 @@ def test_ldlq_on_jax(jax, name):
     np.testing.assert_array_equal(np.asarray(W_hat), np.asarray(plain.dequantize()))
 
 
+@pytest.mark.parametrize("make", ["torch", "jax"])
+def test_results_pickle(make, request):
+    W, H = problem()
+    library = request.getfixturevalue(make)
+    asarray = library.asarray if make == "torch" else library.numpy.asarray
+    for weight, hessian in ((W, H), (W[None], H[None])):
+        q = ql.ldlq(asarray(weight), asarray(hessian))
+        for again in (pickle.loads(pickle.dumps(q)), copy.deepcopy(q)):
+            ours, theirs = q.dequantize(), again.dequantize()
+            assert type(theirs) is type(ours) and theirs.device == ours.device
+            np.testing.assert_array_equal(np.asarray(theirs), np.asarray(ours))
+
+
+def test_jax_results_come_back_to_their_device(jax):
+    # JAX reads the number of devices of the host when it starts
+    text = """
+import jax, numpy as np, pickle
+from quiplinalg.restore import like
+first, second = jax.devices("cpu")
+restore = like(jax.device_put(np.ones(2, np.float32), second))
+assert restore(np.ones(3)).device == second
+assert pickle.loads(pickle.dumps(restore))(np.ones(3)).device == second
+print(pickle.dumps(restore).hex())
+"""
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, "-c", text], env=env, capture_output=True, text=True, check=True
+    )
+    restore = pickle.loads(bytes.fromhex(done.stdout))
+    assert restore(np.ones(3)).device == jax.devices("cpu")[-1]
+
+
 def test_mlx():
     mx = pytest.importorskip("mlx.core")
     for dtype in (mx.float32, mx.float16, mx.bfloat16):
@@ -232,8 +268,6 @@ def test_pandas_frames():
 @pytest.mark.parametrize("make", ("torch", "jax"))
 def test_quip_gives_the_callers_kind_back(make, request):
     """Rotated, rescaled, refined or bounded: W_hat comes back as what W was, in its dtype."""
-    import quiplinalg as ql
-
     framework = request.getfixturevalue(make)
     rng = np.random.default_rng(0)
     X = rng.standard_normal((64, 24))

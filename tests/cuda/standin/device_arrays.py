@@ -240,6 +240,9 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
     # -- methods --
 
+    def copy(self, order: str = "C") -> ndarray:
+        return wrap(np.array(self._a, order=order))  # on the current device, from any
+
     def view(self, dtype: Any = None) -> ndarray:
         return wrap(self._a.view() if dtype is None else self._a.view(dtype))
 
@@ -272,6 +275,6 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
 _VIEWS = frozenset("diagonal ravel reshape squeeze swapaxes transpose".split())
 _METHODS = _VIEWS | frozenset(
-    "all any argmax argmin argsort clip conj copy cumsum dot fill flatten max mean min nonzero "
+    "all any argmax argmin argsort clip conj cumsum dot fill flatten max mean min nonzero "
     "prod repeat round sort std sum take trace var".split()
 )

@@ -62,7 +62,8 @@ def _array(
     if isinstance(obj, ndarray):
         same = dtype is None or obj.dtype == np.dtype(dtype)
         kept = order in ("K", "A", None) or obj.flags[f"{order}_CONTIGUOUS"]
-        if not copy and same and kept and obj.ndim >= ndmin:
+        here = obj.device == Device()  # what is elsewhere is copied, and nothing said
+        if not copy and same and kept and here and obj.ndim >= ndmin:
             return obj
         return wrap(np.array(unwrap(obj, False), dtype=dtype, order=order, ndmin=ndmin))
     if isinstance(obj, list | tuple) and any(isinstance(v, ndarray) for v in obj):
@@ -75,6 +76,19 @@ def _asarray(
     a: Any, dtype: Any = None, order: str | None = None, *, blocking: bool = False, copy: Any = None
 ) -> ndarray:
     return _array(a, dtype, bool(copy), order or "K")
+
+
+def _contiguous(order: str) -> Any:
+    def contiguous(a: ndarray, dtype: Any = None) -> ndarray:
+        if not isinstance(a, ndarray):
+            raise TypeError(f"Argument 'a' has incorrect type (expected ndarray, got {type(a)})")
+        same = dtype is None or a.dtype == np.dtype(dtype)
+        if same and a.ndim and a.flags[f"{order}_CONTIGUOUS"]:
+            return a
+        a.check_device()
+        return _array(a, dtype, False, order, 1)
+
+    return contiguous
 
 
 def _empty_like(a: ndarray, dtype: Any = None, order: str = "K", *, shape: Any = None) -> ndarray:
@@ -155,8 +169,8 @@ def build() -> dict[str, ModuleType]:
         "arange": lambda *a, **k: wrap(np.arange(*a, **k)),
         "array": _array,
         "asarray": _asarray,
-        "ascontiguousarray": lambda a, dtype=None: _array(a, dtype, False, "C", 1),
-        "asfortranarray": lambda a, dtype=None: _array(a, dtype, False, "F"),
+        "ascontiguousarray": _contiguous("C"),
+        "asfortranarray": _contiguous("F"),
         "asnumpy": _asnumpy,
         "copy": lambda a, order="K": _array(a, order=order),
         "empty": allocate,
