@@ -43,6 +43,13 @@ def check_bits(bits: Any) -> int:
     return int(bits)
 
 
+def check_flag(value: Any, name: str, fix: str) -> bool:
+    """Return True or False, of NumPy too; raise for anything else, and say what it does."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InvalidArgumentError(f"{name} must be True or False; got {name}={value!r}. {fix}")
+    return bool(value)
+
+
 def check_group_size(group_size: Any, n: int) -> int:
     """Return the number of columns of a group: group_size, or n for None."""
     if group_size is None:
@@ -130,6 +137,8 @@ def _search(
     norm: float,
     backend: str,
 ) -> UniformGrid:
+    sym = check_flag(sym, "sym", "True makes the grid symmetric about 0.")
+    per_tensor = check_flag(per_tensor, "per_tensor", "True gives all of W one scale.")
     kernels = select(backend, W=W)
     with kernels.running(W):
         matrix = work_matrix(W, kernels=kernels)
@@ -158,7 +167,7 @@ def _fitted(
     if per_tensor:
         _refuse_groups(group_size)
         matrix, size = matrix.reshape(1, m * n), max(m * n, 1)
-    scale, zero = fit_groups(matrix, bits, bool(sym), clip, float(norm), dtype, size, kernels)
+    scale, zero = fit_groups(matrix, bits, sym, clip, float(norm), dtype, size, kernels)
     index = None
     if scale.shape[1] > 1:
         index = (np.arange(n) // size).astype(np.int32)

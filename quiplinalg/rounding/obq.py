@@ -13,7 +13,7 @@ from quiplinalg.errors import DTypeError, InvalidArgumentError
 from quiplinalg.factor.damping import AbsoluteDamp
 from quiplinalg.factor.orders import ORDERS, host_diagonal
 from quiplinalg.grids.apply import check_range, tie_tolerance
-from quiplinalg.grids.search import work_matrix
+from quiplinalg.grids.search import check_flag, work_matrix
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.losses import proxy_loss
@@ -21,7 +21,7 @@ from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.driver import grid_before, grid_there
 from quiplinalg.rounding.elimination import damped_inverse, eliminate
-from quiplinalg.rounding.options import Options, check_flag
+from quiplinalg.rounding.options import Options
 from quiplinalg.rounding.plan import check_shapes
 from quiplinalg.symmetric import symmetric_matrix
 

@@ -10,10 +10,10 @@ import numpy as np
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import AbsoluteDamp
 from quiplinalg.factor.orders import check_order
-from quiplinalg.grids.search import check_bits, check_group_size
+from quiplinalg.grids.search import check_bits, check_flag, check_group_size
 from quiplinalg.grids.uniform import UniformGrid
 
-__all__ = ["CLIPS", "NORM", "ROUNDINGS", "Options", "check_flag", "check_passes"]
+__all__ = ["CLIPS", "NORM", "ROUNDINGS", "Options", "check_passes"]
 
 CLIPS = ("mse", "minmax", "best")
 ROUNDINGS = ("nearest", "stochastic")
@@ -112,13 +112,6 @@ class Options:
         """The 32-bit key that a 64-bit seed is folded to."""
         seed = int(self.seed or 0)
         return (seed ^ (seed >> 32)) & 0xFFFFFFFF
-
-
-def check_flag(value: Any, name: str, fix: str) -> bool:
-    """Return True or False, of NumPy too; raise for anything else, and say what it does."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise InvalidArgumentError(f"{name} must be True or False; got {name}={value!r}. {fix}")
-    return bool(value)
 
 
 def check_passes(passes: Any, name: str) -> None:

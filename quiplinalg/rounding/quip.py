@@ -18,7 +18,7 @@ from quiplinalg.errors import (
 )
 from quiplinalg.factor.damping import AbsoluteDamp
 from quiplinalg.grids.codebook import uniform_grid
-from quiplinalg.grids.search import work_matrix
+from quiplinalg.grids.search import check_flag, work_matrix
 from quiplinalg.incoherence.process import ROTATIONS, Processing, make_processing, without_dead
 from quiplinalg.kernels.record import select
 from quiplinalg.losses import proxy_loss
@@ -26,7 +26,7 @@ from quiplinalg.restore import like
 from quiplinalg.results import Quantized
 from quiplinalg.rounding.descent import MAX_PASSES, descend_codes
 from quiplinalg.rounding.driver import round_with_feedback
-from quiplinalg.rounding.options import Options, check_flag, check_passes
+from quiplinalg.rounding.options import Options, check_passes
 from quiplinalg.rounding.scale_search import check_rho, scale_steps
 from quiplinalg.symmetric import symmetric_matrix
 

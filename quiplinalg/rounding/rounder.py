@@ -18,9 +18,9 @@ from quiplinalg.grids.apply import check_reached, code_ends
 from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import DeviceKernels, Kernels
 from quiplinalg.parallel import run_all, thread_count
-from quiplinalg.rounding.device_rounder import Members, round_members
 from quiplinalg.rounding.options import NORM, Options
 from quiplinalg.rounding.plan import Plan, panels, tiled
+from quiplinalg.rounding.rounder_device import Members, round_members
 from quiplinalg.rounding.tiles import tile_parts
 
 __all__ = ["Rounded", "round_rows"]

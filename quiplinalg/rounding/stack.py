@@ -15,11 +15,11 @@ from quiplinalg.kernels.record import DeviceKernels, Kernels, select
 from quiplinalg.parallel import num_threads, run_all, thread_count
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
-from quiplinalg.rounding.device_stack import round_stack_on_device
 from quiplinalg.rounding.driver import grid_there, places, plain_hessian, round_with_feedback
 from quiplinalg.rounding.members import naming
 from quiplinalg.rounding.options import Options
 from quiplinalg.rounding.prepared import FactoredHessian, PreparedHessian
+from quiplinalg.rounding.stack_device import round_stack_on_device
 from quiplinalg.stacks import QuantizedStack
 from quiplinalg.symmetric import symmetric_matrix
 

@@ -6,7 +6,7 @@ from test_cuda_layers import KEYWORDS, assert_same, problem
 
 import quiplinalg as ql
 from quiplinalg.kernels.record import select
-from quiplinalg.rounding import device_stack
+from quiplinalg.rounding import stack_device
 
 SHAPES = ((3, 5, 7), (2, 130, 33), (2, 20, 150), (1, 4, 4))
 
@@ -45,7 +45,7 @@ def test_members_go_in_lots_where_memory_is_short(cuda, monkeypatch):
 
     plain = kernels.load
     monkeypatch.setitem(kernels.__dict__, "load", load)
-    monkeypatch.setattr(device_stack, "_MOST", 2)  # of a launch
+    monkeypatch.setattr(stack_device, "_MOST", 2)  # of a launch
     ql.ldlq(*there)
     assert launches == [2, 2, 1]
     launches.clear()

@@ -295,7 +295,7 @@ class ActiveInverse:
                 f"H_F is so ill-conditioned that its inverse has an error of {self._base:.3g} in "
                 f"float64, more than tolerance={self.tolerance:g}. Raise damp, or tolerance.",
                 ConditioningWarning,
-                stacklevel=4,
+                stacklevel=level_of_caller(),
             )
 
     def _places(self, rows: np.ndarray) -> np.ndarray:

@@ -22,12 +22,12 @@ from quiplinalg.grids.uniform import UniformGrid
 from quiplinalg.kernels.record import PANEL, DeviceKernels
 from quiplinalg.losses import proxy_loss
 from quiplinalg.restore import like
-from quiplinalg.rounding.device_rounder import Members, RoundedMembers, round_members
 from quiplinalg.rounding.driver import grid_there
 from quiplinalg.rounding.members import naming
 from quiplinalg.rounding.options import NORM, Options
 from quiplinalg.rounding.plan import layout, pack_members, undamped
 from quiplinalg.rounding.prepared import FactoredHessian, PreparedHessian
+from quiplinalg.rounding.rounder_device import Members, RoundedMembers, round_members
 from quiplinalg.stacks import QuantizedStack
 from quiplinalg.symmetric import check_members
 
