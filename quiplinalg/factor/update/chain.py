@@ -14,6 +14,7 @@ from quiplinalg.errors import (
     ConditioningWarning,
     InvalidArgumentError,
     NotPositiveDefiniteError,
+    level_of_caller,
 )
 from quiplinalg.factor.damping import AbsoluteDamp, damped
 from quiplinalg.factor.update.active import inverse_adjoin_into, inverse_remove_into
