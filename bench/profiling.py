@@ -41,7 +41,7 @@ def slot_times(call: Callable[[], Any]) -> dict[str, float]:
     """
     spent: dict[str, float] = {}
     original = driver.select
-    driver.select = lambda backend="auto": _timed(select(backend), spent)
+    driver.select = lambda backend="auto", **_: _timed(select(backend), spent)
     try:
         with ql.num_threads(1):
             start = time.process_time()
