@@ -13,7 +13,9 @@ from quiplinalg.rounding import driver
 
 __all__ = ["slot_times"]
 
-_NOT_TIMED = ("name", "lanes", "tile", "rows", "block", "tiles_from")
+_NOT_TIMED = (
+    "name", "lanes", "tile", "rows", "block", "tiles_from", "xp", "read", "running", "back",
+)  # fmt: skip
 
 
 def _timed(kernels: Kernels, spent: dict[str, float]) -> Kernels:
