@@ -26,7 +26,14 @@ from quiplinalg.rounding.prepared import FactoredHessian, Feedback, PreparedHess
 from quiplinalg.rounding.rounder import Rounded, round_rows
 from quiplinalg.symmetric import symmetric_matrix
 
-__all__ = ["grid_before", "grid_there", "places", "plain_hessian", "round_with_feedback"]
+__all__ = [
+    "grid_back",
+    "grid_before",
+    "grid_there",
+    "places",
+    "plain_hessian",
+    "round_with_feedback",
+]
 
 GridStep = Callable[[UniformGrid | None], UniformGrid]
 
@@ -73,7 +80,8 @@ def _round_layer(
     m, n = weight.shape
     check_shapes(weight, hessian)
     options.check_grid(m, n)
-    options = replace(options, grid=grid_there(options.grid, kernels))
+    given = options.grid
+    options = replace(options, grid=grid_there(given, kernels))
     wide = options.grid is not None and options.grid.scale.dtype == np.float64
     kind = np.dtype(np.float64) if wide else work_dtype(weight)
     check_range(weight, options.grid)
@@ -111,10 +119,9 @@ def _round_layer(
     if loss is None:
         loss = ready.loss(rounded.codes, grid, weight, kind)
     stochastic = options.rounding == "stochastic"
-    back = kernels.back
     return Quantized(
-        codes=back(W, rounded.codes),
-        grid=grid.of_arrays(back(W, grid.scale), back(W, grid.zero)),
+        codes=kernels.back(W, rounded.codes),
+        grid=grid_back(grid, given, W, kernels),
         method=method,
         rounding=options.rounding,
         order=options.order,
@@ -235,6 +242,16 @@ def grid_there(grid: UniformGrid | None, kernels: Kernels) -> UniformGrid | None
         return grid
     scale = on_current_device(grid.scale, "scale", kernels.xp, "W is")
     return grid.of_arrays(scale, on_current_device(grid.zero, "zero", kernels.xp, "W is"))
+
+
+def grid_back(
+    grid: UniformGrid, given: UniformGrid | None, W: Any, kernels: Kernels
+) -> UniformGrid:
+    """Return a grid for who passed W: the one that was given, if it is in the right place."""
+    scale = kernels.back(W, grid.scale)
+    if given is not None and type(given.scale) is type(scale):
+        return given
+    return grid.of_arrays(scale, kernels.back(W, grid.zero))
 
 
 def grid_before(weight: Any, options: Options, kernels: Kernels) -> UniformGrid:

@@ -16,7 +16,7 @@ from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.losses import proxy_loss
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
-from quiplinalg.rounding.driver import grid_before, grid_there
+from quiplinalg.rounding.driver import grid_back, grid_before, grid_there
 from quiplinalg.rounding.options import Options
 
 __all__ = ["nearest"]
@@ -84,17 +84,17 @@ def _round(W: Any, H: Any, options: Options, kernels: Kernels) -> Quantized:
     weight = work_matrix(W, kernels=kernels)
     m, n = weight.shape
     options.check_grid(m, n)
-    options = replace(options, grid=grid_there(options.grid, kernels))
+    given = options.grid
+    options = replace(options, grid=grid_there(given, kernels))
     found = grid_before(weight, options, kernels)
     if found.scale.dtype == np.float64:
         weight = weight.astype(np.float64, copy=False)
     stochastic = options.rounding == "stochastic"
     key = options.philox_key if stochastic else None
     codes, near_tie_rows, clipped = round_to_grid(weight, found, kernels, key)
-    back = kernels.back
     result = Quantized(
-        codes=back(W, codes),
-        grid=found.of_arrays(back(W, found.scale), back(W, found.zero)),
+        codes=kernels.back(W, codes),
+        grid=grid_back(found, given, W, kernels),
         method="nearest",
         rounding=options.rounding,
         order="natural",

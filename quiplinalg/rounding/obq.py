@@ -19,7 +19,7 @@ from quiplinalg.kernels.record import Kernels, select
 from quiplinalg.losses import proxy_loss
 from quiplinalg.restore import like
 from quiplinalg.results import Quantized
-from quiplinalg.rounding.driver import grid_before, grid_there
+from quiplinalg.rounding.driver import grid_back, grid_before, grid_there
 from quiplinalg.rounding.elimination import damped_inverse, eliminate
 from quiplinalg.rounding.options import Options
 from quiplinalg.rounding.plan import check_shapes
@@ -274,7 +274,8 @@ def _eliminated(
     m, n = weight.shape
     check_shapes(weight, hessian)
     options.check_grid(m, n)
-    options = replace(options, grid=grid_there(options.grid, kernels))
+    given = options.grid
+    options = replace(options, grid=grid_there(given, kernels))
     check_range(weight, options.grid)
     pruned = None if mask is None else _check_mask(mask, (m, n))
     found = grid_before(weight, options, kernels)
@@ -298,7 +299,7 @@ def _eliminated(
     back = kernels.back
     result = Quantized(
         codes=back(W, done.codes.astype(found.code_dtype, copy=False)),
-        grid=found.of_arrays(back(W, found.scale), back(W, found.zero)),
+        grid=grid_back(found, given, W, kernels),
         method="obq",
         rounding="nearest",
         order=order if pruned is None else "masked",
