@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.device_arrays import device_of, import_cupy, to_device
+from quiplinalg.device_arrays import device_of
 from quiplinalg.errors import DTypeError, InvalidArgumentError
+from quiplinalg.kernels.record import DeviceKernels, select
 from quiplinalg.parallel import run_all
 from quiplinalg.restore import restore_on_device
 
@@ -167,26 +168,28 @@ def unpack(packed: Any, bits: int, n: int) -> Any:
 
 
 def _pack_on_device(codes: Any, bits: int) -> Any:
-    from quiplinalg.kernels.cuda import packing
-
-    cupy = import_cupy()
-    with cupy.cuda.Device(device_of(codes)):
-        own = to_device(codes, "codes", integers=True)
+    kernels = _device_kernels(codes)
+    with kernels.running(codes):
+        own = kernels.read(codes, "codes", integers=True)
         _check_codes(own)
         m, n = own.shape
-        packed = cupy.empty((m, -(-n * bits // 8)), np.uint8)
-        worst = packing.pack(cupy.ascontiguousarray(own), bits, packed)
+        packed = kernels.xp.empty((m, -(-n * bits // 8)), np.uint8)
+        worst = kernels.pack(kernels.xp.ascontiguousarray(own), bits, packed)
         _check_largest(int(worst[0]), bits)
         return restore_on_device(codes)(packed)
 
 
 def _unpack_on_device(packed: Any, bits: int, n: int) -> Any:
-    from quiplinalg.kernels.cuda import packing
-
-    cupy = import_cupy()
-    with cupy.cuda.Device(device_of(packed)):
-        own = to_device(packed, "packed", integers=True)
+    kernels = _device_kernels(packed)
+    with kernels.running(packed):
+        own = kernels.read(packed, "packed", integers=True)
         _check_packed(own, bits, n)
-        codes = cupy.empty((own.shape[0], n), np.uint8)
-        packing.unpack(cupy.ascontiguousarray(own), bits, codes)
+        codes = kernels.xp.empty((own.shape[0], n), np.uint8)
+        kernels.unpack(kernels.xp.ascontiguousarray(own), bits, codes)
         return restore_on_device(packed)(codes)
+
+
+def _device_kernels(codes: Any) -> DeviceKernels:
+    kernels = select("cuda", codes=codes)
+    assert isinstance(kernels, DeviceKernels)
+    return kernels

@@ -148,6 +148,8 @@ class DeviceKernels(Kernels):
         Memory that could be taken.
     cholesky : callable
         Cholesky factors of a stack in place; whether each could be factored, on the device.
+    inverse_in_place : callable
+        The inverse of what was factored.
     update : callable
         The feedback of a block to the columns behind it.
     finite, nearest, dequantize, gather_levels, pack, unpack, errors, fit_groups
@@ -156,6 +158,7 @@ class DeviceKernels(Kernels):
 
     free_bytes: Callable[[], int]
     cholesky: Callable
+    inverse_in_place: Callable
     update: Callable
     finite: Callable
     nearest: Callable

@@ -9,7 +9,6 @@ import numpy as np
 from quiplinalg.errors import NotPositiveDefiniteError
 from quiplinalg.grids.apply import check_reached, code_ends
 from quiplinalg.grids.uniform import UniformGrid
-from quiplinalg.kernels.cuda.obs import inverse_in_place
 from quiplinalg.kernels.record import DeviceKernels
 from quiplinalg.rounding.elimination import _REMEDY, Eliminated
 
@@ -44,7 +43,7 @@ def inverse_of_factor(factor: Any, permutation: np.ndarray, kernels: DeviceKerne
     inverse = xp.eye(n)
     if n == 0:
         return inverse
-    inverse_in_place(factor, inverse)
+    kernels.inverse_in_place(factor, inverse)
     place = np.empty(n, np.int64)
     place[permutation] = np.arange(n)[::-1]
     there = xp.asarray(place)

@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from fake_frameworks import jax_array, torch_module
 from standin.fake_cupy import installed
 from standin.host_compiler import KernelError, compiler
 from standin.needs import needed
@@ -43,3 +44,19 @@ def cuda(request):
     with installed() as xp:
         yield SimpleNamespace(xp=xp, order=order, KernelError=KernelError)
     forget()
+
+
+@pytest.fixture
+def torch(cuda, monkeypatch):
+    """Stand in for torch, with tensors on a device."""
+    module = torch_module(cuda.xp)
+    monkeypatch.setitem(sys.modules, "torch", module)
+    return module
+
+
+@pytest.fixture
+def jax(cuda, monkeypatch):
+    """Stand in for arrays of JAX on a device."""
+    kind = jax_array(cuda.xp)
+    monkeypatch.setitem(sys.modules, "jax.numpy", SimpleNamespace(from_dlpack=kind.from_dlpack))
+    return kind

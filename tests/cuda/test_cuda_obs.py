@@ -22,7 +22,10 @@ FIELDS = ("order", "costs", "weights", "codes", "ties", "clipped", "trace_D")
 
 def kernels_of(cuda):
     return SimpleNamespace(
-        xp=cuda.xp, eliminate_rows=obs.eliminate_rows, eliminate_space=obs.eliminate_space
+        xp=cuda.xp,
+        eliminate_rows=obs.eliminate_rows,
+        eliminate_space=obs.eliminate_space,
+        inverse_in_place=obs.inverse_in_place,
     )
 
 
@@ -223,7 +226,7 @@ def test_the_inverse_from_the_factor(cuda, n):
         L = np.linalg.cholesky(shifted) if n else shifted
         factor = np.triu(L.T) + np.tril(np.full((n, n), np.nan), -1)  # below nothing counts
         there = cuda.xp.asarray(factor)
-        Hinv = inverse_of_factor(there, kept.permutation, SimpleNamespace(xp=cuda.xp)).get()
+        Hinv = inverse_of_factor(there, kept.permutation, kernels_of(cuda)).get()
         assert Hinv.flags.c_contiguous and (Hinv == Hinv.T).all()
         # two triangular systems: backward errors of n eps each, amplified by the condition of H
         bound = 8 * max(n, 1) * 2.0**-52 * (np.linalg.cond(H) if n else 1)
@@ -233,7 +236,7 @@ def test_the_inverse_from_the_factor(cuda, n):
 
 def test_the_factor_may_be_anything_below_its_diagonal(cuda):
     """As cuSOLVER leaves it: `inverse_of_factor` reads one triangle."""
-    kernels = SimpleNamespace(xp=cuda.xp)
+    kernels = kernels_of(cuda)
     clean = inverse_of_factor(cuda.xp.asarray(np.eye(3)), np.arange(3), kernels)
     dirty = inverse_of_factor(cuda.xp.asarray(np.eye(3) + np.tri(3, k=-1)), np.arange(3), kernels)
     assert np.array_equal(clean.get(), dirty.get()) and np.array_equal(clean.get(), np.eye(3))

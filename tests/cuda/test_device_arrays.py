@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_frameworks import Exporter, Interface, jax_array, torch_module
+from fake_frameworks import Exporter, Interface
 
 import quiplinalg as ql
 from quiplinalg.arrays import to_numpy
@@ -14,20 +14,6 @@ from quiplinalg.device_arrays import common_device, device_of, import_cupy, to_d
 from quiplinalg.errors import BackendMismatchError, BackendUnavailableError, DTypeError
 
 W = np.arange(12, dtype=np.float32).reshape(3, 4) / 8 - 0.5
-
-
-@pytest.fixture
-def torch(cuda, monkeypatch):
-    module = torch_module(cuda.xp)
-    monkeypatch.setitem(sys.modules, "torch", module)
-    return module
-
-
-@pytest.fixture
-def jax(cuda, monkeypatch):
-    kind = jax_array(cuda.xp)
-    monkeypatch.setitem(sys.modules, "jax.numpy", SimpleNamespace(from_dlpack=kind.from_dlpack))
-    return kind
 
 
 def on(cuda, number, a=W):

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import ml_dtypes
 import numpy as np
 import pytest
-from fake_frameworks import Exporter, Interface, jax_array, torch_module
+from fake_frameworks import Exporter, Interface
 
 import quiplinalg as ql
 from quiplinalg.arrays import to_numpy
@@ -19,20 +19,6 @@ from quiplinalg.restore import like
 
 W = np.arange(12, dtype=np.float32).reshape(3, 4) / 8 - 0.5
 NARROW = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
-
-
-@pytest.fixture
-def torch(cuda, monkeypatch):
-    module = torch_module(cuda.xp)
-    monkeypatch.setitem(sys.modules, "torch", module)
-    return module
-
-
-@pytest.fixture
-def jax(cuda, monkeypatch):
-    kind = jax_array(cuda.xp)
-    monkeypatch.setitem(sys.modules, "jax.numpy", SimpleNamespace(from_dlpack=kind.from_dlpack))
-    return kind
 
 
 def on(cuda, number, a=W):

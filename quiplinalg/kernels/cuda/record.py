@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
-
 from quiplinalg.device_arrays import common_device, device_of, import_cupy, to_device
 from quiplinalg.errors import BackendUnavailableError, InsufficientMemoryError
 from quiplinalg.kernels.cuda import (
@@ -25,9 +23,8 @@ from quiplinalg.kernels.cuda import (
 from quiplinalg.kernels.record import DeviceKernels, Kernels
 from quiplinalg.parallel import num_threads
 
-__all__ = ["BLOCK", "cuda"]
+__all__ = ["cuda"]
 
-BLOCK = 128  # columns rounded between two updates
 _SLOTS = {
     hessian: ("asymmetry", "finite", "mirror", "pack_feedback", "reverse_rows", "unit_rows"),
     rounding: ("compensate", "load", "round_block", "store", "update"),
@@ -35,7 +32,7 @@ _SLOTS = {
     packing: ("pack", "unpack"),
     descent: ("descend", "errors", "residual"),
     codebook: ("descend_levels", "level_sums", "lloyd", "round_levels"),
-    obs: ("eliminate_rows", "eliminate_space"),
+    obs: ("eliminate_rows", "eliminate_space", "inverse_in_place"),
     rotation: ("rotate",),
     libraries: ("cholesky",),
 }
@@ -57,11 +54,11 @@ def cuda() -> DeviceKernels:
         slots.update((name, getattr(module, name)) for name in names)
     slots.update(
         name="cuda",
-        lanes=lambda dtype: 512 // np.dtype(dtype).itemsize,
+        lanes=rounding.lanes,
         vector=lambda dtype: 1,
-        tile=BLOCK,
-        rows=BLOCK,
-        block=BLOCK,
+        tile=rounding.BLOCK,
+        rows=rounding.BLOCK,
+        block=rounding.BLOCK,
         tiles_from="cuSOLVER",
         xp=cupy,
         read=to_device,
