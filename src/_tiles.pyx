@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The three steps of a tiled Cholesky factorisation, each one BLAS/LAPACK call without the GIL.
+"""The three steps of a blocked Cholesky factorisation, each one BLAS/LAPACK call without the GIL.
 
 A is (n, n) in Fortran order; only its lower triangle is read and written.
 """

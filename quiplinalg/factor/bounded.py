@@ -9,7 +9,7 @@ import numpy as np
 from quiplinalg.errors import InvalidArgumentError
 from quiplinalg.factor.damping import AbsoluteDamp, damped
 from quiplinalg.factor.multipliers import column_multipliers
-from quiplinalg.factor.tiled import factor_reversed
+from quiplinalg.factor.recursive import factor_reversed
 from quiplinalg.kernels.record import select
 from quiplinalg.parallel import run_all, single_blas_thread
 from quiplinalg.results import BoundedFeedback

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quiplinalg.factor.tiled import factor_reversed
+from quiplinalg.factor.recursive import factor_reversed
 from quiplinalg.kernels.record import DeviceKernels, select
 from quiplinalg.results import Cholesky
 from quiplinalg.symmetric import symmetric_matrix

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from quiplinalg.errors import NotPositiveDefiniteError
-from quiplinalg.factor.tiled import REMEDY
+from quiplinalg.factor.recursive import REMEDY
 from quiplinalg.kernels.record import Kernels
 from quiplinalg.parallel import run_all, single_blas_thread
 

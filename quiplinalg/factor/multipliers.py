@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quiplinalg.errors import ConvergenceError
-from quiplinalg.factor.tiled import factor_reversed
+from quiplinalg.factor.recursive import factor_reversed
 from quiplinalg.kernels.record import Kernels
 from quiplinalg.parallel import run_all, single_blas_thread
 

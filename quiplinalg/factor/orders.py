@@ -8,7 +8,7 @@ import numpy as np
 
 from quiplinalg.errors import BackendUnavailableError, InvalidArgumentError
 from quiplinalg.factor.min_pivot import factor_min_pivot
-from quiplinalg.factor.tiled import factor_reversed
+from quiplinalg.factor.recursive import factor_reversed
 from quiplinalg.kernels.record import DeviceKernels, Kernels
 
 __all__ = [

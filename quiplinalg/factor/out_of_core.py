@@ -2,8 +2,8 @@
 
 The reversed, damped H = L L^T as in `factor_reversed`, L lower triangular.  A strip of rows is
 finished from left to right: for each block of columns J, A_IJ -= L_I,<J L_J,<J^T and then
-A_IJ L_JJ^-T, where the rows L_J come from the file, or from the strip itself on its diagonal.  Each
-element goes through the products that `factor_tiled` does, of the same blocks of columns.
+A_IJ L_JJ^-T, where the rows L_J come from the file, or from the strip itself on its diagonal.  L is
+that of `factor_recursive` up to rounding, whatever the memory and the number of threads.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from quiplinalg.errors import InsufficientMemoryError, NotPositiveDefiniteError
+from quiplinalg.factor.recursive import REMEDY
 from quiplinalg.factor.source import SymmetricSource
-from quiplinalg.factor.tiled import REMEDY
 from quiplinalg.kernels.record import Kernels
 from quiplinalg.parallel import run_all, single_blas_thread
 
@@ -236,7 +236,7 @@ class _Strip:
             work[i0:i1, tile + j0 : tile + j1] = work[i0:i1, :width]
 
         first, last = tile + max(j1 - s0, 0), tile + self.s1 - s0
-        # two pieces at least for two threads; of whole vectors, as in `factor_tiled`
+        # two pieces at least for two threads, of whole vectors; tall ones: each packs L_J anew
         half = -(-(last - first) // (2 * _LEAST_ROWS)) * _LEAST_ROWS
         height = min(self.kernels.rows, max(4 * _LEAST_ROWS, half))
         run_all(below, [(i, min(i + height, last)) for i in range(first, last, height)])

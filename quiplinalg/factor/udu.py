@@ -8,7 +8,7 @@ import numpy as np
 
 from quiplinalg.factor.damping import AbsoluteDamp, damped
 from quiplinalg.factor.orders import host_diagonal
-from quiplinalg.factor.tiled import factor_reversed
+from quiplinalg.factor.recursive import factor_reversed
 from quiplinalg.kernels.record import DeviceKernels, select
 from quiplinalg.parallel import run_all
 from quiplinalg.results import UDU

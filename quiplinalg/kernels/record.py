@@ -43,9 +43,9 @@ class Kernels:
     lanes : callable, dtype -> int
         Rows of a tile of the rounding work arrays.
     tile, rows, block : int
-        Columns and rows of a tile of the factorisation; columns of a rounding block.
+        Columns and rows of a tile of the factorisation in a file; columns of a rounding block.
     update_tile, factor_tile, solve_tile
-        The steps of a tiled Cholesky factorisation (src/_tiles.pyx).
+        The steps of a blocked Cholesky factorisation (src/_tiles.pyx).
     pivot_panel
         The steps that choose their pivots (cpu_pivot.py).
     asymmetry, reverse_rows, unit_rows, pack_feedback, compensate

@@ -9,7 +9,7 @@ import numpy as np
 from quiplinalg.arguments import suggest_keywords
 from quiplinalg.errors import InvalidArgumentError, NotPositiveDefiniteError
 from quiplinalg.factor.damping import AbsoluteDamp
-from quiplinalg.factor.tiled import REMEDY
+from quiplinalg.factor.recursive import REMEDY
 from quiplinalg.grids.search import work_matrix
 from quiplinalg.kernels.record import select
 from quiplinalg.losses import proxy_loss

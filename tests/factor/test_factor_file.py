@@ -18,8 +18,8 @@ from quiplinalg.factor.out_of_core import (
     factor_out_of_core,
     least_factor_memory,
 )
+from quiplinalg.factor.recursive import factor_reversed
 from quiplinalg.factor.source import ArraySource
-from quiplinalg.factor.tiled import factor_reversed
 from quiplinalg.kernels.record import select
 
 TILE = 32

@@ -11,7 +11,7 @@ import quiplinalg as ql
 from quiplinalg import reference
 from quiplinalg.factor.min_pivot import factor_min_pivot
 from quiplinalg.factor.orders import ORDERS, factor_in_order
-from quiplinalg.factor.tiled import REMEDY, factor_reversed
+from quiplinalg.factor.recursive import REMEDY, factor_reversed
 from quiplinalg.kernels.record import select
 
 UNIT = 2.0**-53

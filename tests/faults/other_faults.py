@@ -57,29 +57,23 @@ FAULTS = (
     ),
     Fault(
         "the shift of columns is not permuted",
-        "factor/tiled.py",
+        "factor/recursive.py",
         "permuted = shift[order]",
         "permuted = shift",
         (*BOUNDED, *ROUND),
     ),
     Fault(
         "the pivot that failed is counted from the wrong end",
-        "factor/tiled.py",
+        "factor/recursive.py",
         "index = int(order[n - 1 - failed])",
         "index = int(order[failed])",
         FACTOR,
     ),
     Fault(
-        "tiles are solved before they are updated",
-        "factor/tiled.py",
-        "        kernels.update_tile(A, i0, i1, j0, j1, 0, j0)\n"
-        "        known.wait()  # never for long: the diagonal tile was started first\n"
-        "        if not info:\n"
-        "            kernels.solve_tile(A, i0, i1, j0, j1)\n",
-        "        known.wait()\n"
-        "        if not info:\n"
-        "            kernels.solve_tile(A, i0, i1, j0, j1)\n"
-        "        kernels.update_tile(A, i0, i1, j0, j1, 0, j0)\n",
+        "only the first tile below the diagonal is solved",
+        "factor/recursive.py",
+        "    run_all(kernels.solve_tile, [(A, *rows, i0, half) for rows in tiles])\n",
+        "    kernels.solve_tile(A, *tiles[0], i0, half)\n",
         FACTOR,
     ),
     Fault(

@@ -1,8 +1,6 @@
-"""The tiled left-looking Cholesky factorisation that all factorisations run on."""
+"""The recursive Cholesky factorisation that all factorisations in memory run on."""
 
 from __future__ import annotations
-
-from threading import Event
 
 import numpy as np
 
@@ -11,13 +9,15 @@ from quiplinalg.factor.device import REMEDY, factor_members
 from quiplinalg.kernels.record import DeviceKernels, Kernels
 from quiplinalg.parallel import run_all, single_blas_thread
 
-__all__ = ["factor_reversed", "factor_tiled"]
+__all__ = ["factor_recursive", "factor_reversed"]
 
-_ROWS = 256
-_LEAST_ROWS = 256  # of a tile below the diagonal
+_ROWS = 256  # of H that a task copies
+_LEAF = 256  # columns that LAPACK factors in one call
+_TILE = 1024  # rows and columns of a tile, at most and at least
+_LEAST_TILE = 128
 
 
-def factor_tiled(A: np.ndarray, kernels: Kernels, block: int | None) -> int:
+def factor_recursive(A: np.ndarray, kernels: Kernels, block: int | None) -> int:
     """Overwrite the lower triangle of A with L, A = L L^T; return -1, or the index that failed.
 
     Parameters
@@ -26,50 +26,47 @@ def factor_tiled(A: np.ndarray, kernels: Kernels, block: int | None) -> int:
         Only the lower triangle is read and written.  After a failure at index i, A[i, i] is the
         pivot that was not positive.
     block : int or None
-        Columns of a tile; None for the backend's choice.
+        Columns of the diagonal blocks that LAPACK factors; None for 256.
 
     Notes
     -----
-    For each block column J: A_IJ -= sum_{K<J} L_IK L_JK^T, L_JJ = chol(A_JJ), L_IJ = A_IJ L_JJ^-T.
-    Tiles have fixed boundaries and one BLAS thread each, so the bits of L do not depend on how
-    many threads share them.  n^3/3 flops, no work space.
+    L_11 = chol(A_11), L_21 = A_21 L_11^-T, L_22 = chol(A_22 - L_21 L_21^T), A_11 about half of A.
+    Nearly all of the work is in a few large products, each cut into tiles of fixed boundaries with
+    one BLAS thread each, so the bits of L do not depend on how many threads share them.  n^3/3
+    flops, no work space.
+
+    References
+    ----------
+    Gustavson, Recursion leads to automatic variable blocking for dense linear-algebra algorithms,
+    IBM J. Res. Dev. 41 (1997).
     """
-    n = A.shape[0]
     _check_block(block)
-    columns = block or kernels.tile
     with single_blas_thread():
-        for j0 in range(0, n, columns):
-            info = _block_column(A, j0, min(j0 + columns, n), kernels)
-            if info:
-                return j0 + info - 1
-    return -1
+        return _factor(A, 0, A.shape[0], block or _LEAF, kernels)
 
 
-def _block_column(A: np.ndarray, j0: int, j1: int, kernels: Kernels) -> int:
-    """Finish columns j0 .. j1 of L, given those before; return the failed row's number, or 0."""
-    n = A.shape[0]
-    info = 0
-    known = Event()
+def _factor(A: np.ndarray, i0: int, i1: int, leaf: int, kernels: Kernels) -> int:
+    """Factor rows and columns i0 .. i1 of A, updated with those before; return as above."""
+    if i1 - i0 <= leaf:
+        info = kernels.factor_tile(A, i0, i1)
+        return i0 + info - 1 if info else -1
+    half = i0 + -(-(i1 - i0) // (2 * leaf)) * leaf
+    failed = _factor(A, i0, half, leaf, kernels)
+    if failed >= 0:
+        return failed
+    tiles = _tiles(half, i1)
+    run_all(kernels.solve_tile, [(A, *rows, i0, half) for rows in tiles])
+    # whole tiles first: those on the diagonal take half as long
+    below = [(I, J) for j, J in enumerate(tiles) for I in tiles[j + 1 :]]
+    pairs = [*below, *((J, J) for J in tiles)]
+    run_all(kernels.update_tile, [(A, *I, *J, i0, half) for I, J in pairs])
+    return _factor(A, half, i1, leaf, kernels)
 
-    def diagonal() -> None:
-        nonlocal info
-        try:
-            kernels.update_tile(A, j0, j1, j0, j1, 0, j0)
-            info = kernels.factor_tile(A, j0, j1)
-        finally:
-            known.set()
 
-    def below(i0: int, i1: int) -> None:
-        kernels.update_tile(A, i0, i1, j0, j1, 0, j0)
-        known.wait()  # never for long: the diagonal tile was started first
-        if not info:
-            kernels.solve_tile(A, i0, i1, j0, j1)
-
-    # Two tiles at least for two cores; tall ones, because each packs A_JK anew.
-    height = min(kernels.rows, max(_LEAST_ROWS, -(-(n - j1) // 128) * 64))
-    tiles = [(i, min(i + height, n)) for i in range(j1, n, height)]
-    run_all(lambda task, *rows: task(*rows), [(diagonal,), *((below, *rows) for rows in tiles)])
-    return info
+def _tiles(i0: int, i1: int) -> list[tuple[int, int]]:
+    """Return i0 .. i1 in parts: two at least for two cores, each of whole vectors."""
+    size = min(_TILE, max(_LEAST_TILE, -(-(i1 - i0) // 16) * 8))
+    return [(i, min(i + size, i1)) for i in range(i0, i1, size)]
 
 
 def factor_reversed(
@@ -115,7 +112,7 @@ def factor_reversed(
     permuted = shift[order]
     tasks = [(H, order, permuted, A, j, min(j + _ROWS, n)) for j in range(0, n, _ROWS)]
     run_all(kernels.reverse_rows, tasks)
-    failed = factor_tiled(A.T, kernels, block)
+    failed = factor_recursive(A.T, kernels, block)
     if failed >= 0:
         index = int(order[n - 1 - failed])
         raise NotPositiveDefiniteError(index, float(A[failed, failed]), remedy, name)
