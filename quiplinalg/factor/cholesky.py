@@ -30,7 +30,9 @@ def cholesky(A: Any, *, block: int | None = None, backend: str = "auto") -> Chol
     Returns
     -------
     Cholesky
-        ``L`` (n, n) lower triangular in Fortran order, with ``reconstruct()`` and ``solve(b)``.
+        ``L`` (n, n) lower triangular, with ``reconstruct()`` and ``solve(b)``.  Its columns are
+        contiguous and an odd number of cache lines apart, a leading block of an array in Fortran
+        order: np.asfortranarray(L) where another library wants one piece.
 
     Raises
     ------

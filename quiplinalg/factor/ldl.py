@@ -22,7 +22,8 @@ def ldl(A: Any, *, block: int | None = None, backend: str = "auto") -> LDL:
     Returns
     -------
     LDL
-        ``L`` (n, n) in Fortran order and ``D`` (n,), with ``reconstruct()`` and ``solve(b)``.
+        ``L`` (n, n), laid out as of `cholesky`, and ``D`` (n,), with ``reconstruct()`` and
+        ``solve(b)``.
 
     Raises
     ------

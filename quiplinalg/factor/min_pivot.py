@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from quiplinalg.errors import NotPositiveDefiniteError
-from quiplinalg.factor.recursive import REMEDY
+from quiplinalg.factor.recursive import REMEDY, zero_columns
 from quiplinalg.kernels.record import Kernels
 from quiplinalg.parallel import run_all, single_blas_thread
 
@@ -43,7 +43,7 @@ def factor_min_pivot(
 
     Returns
     -------
-    A : ndarray, (n, n), ``dtype``, C order
+    A : ndarray, (n, n), ``dtype``, rows contiguous
         As `factor_reversed` for this order: A[n-1-k, n-1-i] = T[i, k] sqrt(D_k) for i <= k, in
         the permuted order; zero below.
     order : ndarray, (n,), int64
@@ -72,7 +72,7 @@ def factor_min_pivot(
     array([2, 1, 0])
     """
     n = H.shape[0]
-    A: np.ndarray = np.zeros((n, n), dtype)
+    A = zero_columns(n, dtype)
     chosen = np.arange(n)  # by step; from the current step on, the index at each position
     backwards = chosen[::-1].copy()
     tasks = [(H, backwards, shift[backwards], A, j, min(j + _ROWS, n)) for j in range(0, n, _ROWS)]

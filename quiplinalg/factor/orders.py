@@ -48,7 +48,7 @@ def factor_in_order(
 
     Returns
     -------
-    A : ndarray, (n, n), float64, C order
+    A : ndarray, (n, n), float64, rows contiguous
         As `factor_reversed`.
     permutation : ndarray, (n,), int64
         The columns in the order they are rounded.

@@ -9,7 +9,7 @@ from quiplinalg.factor.device import REMEDY, factor_members
 from quiplinalg.kernels.record import DeviceKernels, Kernels
 from quiplinalg.parallel import run_all, single_blas_thread
 
-__all__ = ["factor_recursive", "factor_reversed"]
+__all__ = ["factor_recursive", "factor_reversed", "zero_columns"]
 
 _ROWS = 256  # of H that a task copies
 _LEAF = 256  # columns that LAPACK factors in one call
@@ -22,7 +22,7 @@ def factor_recursive(A: np.ndarray, kernels: Kernels, block: int | None) -> int:
 
     Parameters
     ----------
-    A : ndarray, (n, n), float32 or float64, Fortran order
+    A : ndarray, (n, n), float32 or float64, columns contiguous
         Only the lower triangle is read and written.  After a failure at index i, A[i, i] is the
         pivot that was not positive.
     block : int or None
@@ -89,7 +89,7 @@ def factor_reversed(
 
     Returns
     -------
-    array of the backend, (n, n), ``dtype``, C order
+    array of the backend, (n, n), ``dtype``, rows contiguous
         A with A[n-1-k, n-1-i] = T[i, k] sqrt(D_k) for i <= k, in the permuted order; zero below,
         but on a device, where it is undefined.
 
@@ -108,7 +108,7 @@ def factor_reversed(
         if errors:
             raise errors[0]
         return factors[0]
-    A: np.ndarray = np.zeros((n, n), dtype)
+    A = zero_columns(n, dtype)
     permuted = shift[order]
     tasks = [(H, order, permuted, A, j, min(j + _ROWS, n)) for j in range(0, n, _ROWS)]
     run_all(kernels.reverse_rows, tasks)
@@ -117,6 +117,16 @@ def factor_reversed(
         index = int(order[n - 1 - failed])
         raise NotPositiveDefiniteError(index, float(A[failed, failed]), remedy, name)
     return A
+
+
+def zero_columns(n: int, dtype: type) -> np.ndarray:
+    """Return zeros, (n, n), C order but for its rows being an odd number of cache lines apart.
+
+    The elements of a column are then in different sets of the caches.  At n = 4096 all would be in
+    the same one: 5 % of a factorisation.
+    """
+    line = 64 // np.dtype(dtype).itemsize
+    return np.zeros((n, (-(-n // line) | 1) * line), dtype)[:, :n]
 
 
 def _check_block(block: int | None) -> None:

@@ -43,8 +43,8 @@ def udu(
     Returns
     -------
     UDU
-        ``T`` (n, n) in Fortran order, ``D`` (n,), ``damp`` in H's units, ``dead`` (the columns
-        whose diagonal is zero), with ``reconstruct()`` and ``solve(b)``.
+        ``T`` (n, n), laid out as L of `cholesky`, ``D`` (n,), ``damp`` in H's units, ``dead`` (the
+        columns whose diagonal is zero), with ``reconstruct()`` and ``solve(b)``.
 
     Raises
     ------

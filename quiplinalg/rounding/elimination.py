@@ -96,12 +96,12 @@ def damped_inverse(
     if n:
         from scipy.linalg.lapack import dpotri
 
-        # J (H + shift) J = L L^T, L the lower triangle of factor.T in Fortran order
+        # J (H + shift) J = L L^T, L the lower triangle of factor.T
         with single_blas_thread():
             inverse, info = dpotri(factor.T, lower=1, overwrite_c=1)
-        assert info == 0 and np.shares_memory(inverse, factor)
+        assert info == 0
         # in C order the triangle that dpotri wrote is the upper one
-        mirror(factor, kernels)
+        factor = mirror(inverse.T, kernels)
     place = np.empty(n, np.int64)
     place[permutation] = np.arange(n)[::-1]
     Hinv = np.ascontiguousarray(factor[np.ix_(place, place)])

@@ -237,3 +237,14 @@ def test_the_freed_factor_is_not_held_by_its_diagonal():
         tracemalloc.stop()
         driver.select = before
     assert max(held) <= 6 * n * n, max(held) / n**2  # packed U is 2 n^2 bytes, the factor 8
+
+
+@pytest.mark.parametrize("dtype", UNIT)
+@pytest.mark.parametrize("n", (1, 7, 8, 64, 128, 300))
+def test_columns_are_an_odd_number_of_cache_lines_apart(n, dtype):
+    """So that no n puts all elements of a row into one set of the caches."""
+    A = np.eye(n, dtype=dtype)
+    for M in (ql.cholesky(A).L, ql.ldl(A).L, ql.udu(A).T):
+        assert M.strides[0] == M.itemsize
+        lines, rest = divmod(M.strides[1], 64)
+        assert rest == 0 and lines % 2 == 1 and n <= lines * 64 // M.itemsize <= n + 32
