@@ -23,7 +23,8 @@ def cholesky(A: Any, *, block: int | None = None, backend: str = "auto") -> Chol
         Both triangles are checked; the upper one is factored.  float64 in float64, anything
         narrower in float32 (on a device in float64 too, and rounded).  Not changed.
     block : int, optional
-        Columns of a tile; the result depends on it only by rounding.
+        Columns of the diagonal blocks that LAPACK factors; the result depends on it only by
+        rounding.
     backend : str
         "auto", "cpu", "generic" or "cuda"; "auto" works where A is.
 

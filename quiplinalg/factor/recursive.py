@@ -13,7 +13,7 @@ __all__ = ["factor_recursive", "factor_reversed", "zero_columns"]
 
 _ROWS = 256  # of H that a task copies
 _LEAF = 256  # columns that LAPACK factors in one call
-_TILE = 1024  # rows and columns of a tile, at most and at least
+_TILE = 1024  # rows and columns of a tile, at most
 _LEAST_TILE = 128
 
 

@@ -36,7 +36,7 @@ def udu(
         Fraction of the mean live diagonal added to the diagonal; "auto" starts at 0.01 and
         multiplies by 4 until the factorisation succeeds, with a DampingWarning.
     block : int, optional
-        Columns of a tile.
+        As in `cholesky`.
     backend : str
         "auto", "cpu", "generic" or "cuda"; "auto" works where H is.
 

@@ -45,6 +45,18 @@ def test_residual_ratio_on_every_family(name, backend, n):
                     assert (R.diagonal() == 1).all() and (factor.D > 0).all()
 
 
+@pytest.mark.parametrize("dtype", UNIT)
+@pytest.mark.parametrize("n", (257, 640, 1300))
+def test_residual_ratio_of_several_tiles(n, dtype):
+    """The sizes at which the default block recurses and cuts its products into tiles."""
+    X = np.random.default_rng(n).standard_normal((n + 50, n))
+    A = (X.T @ X / n).astype(dtype)
+    L, T = ql.cholesky(A).L.astype(np.float64), ql.udu(A)
+    R = T.T.astype(np.float64) * np.sqrt(T.D.astype(np.float64))
+    for factor in (L, R):
+        assert residual_ratio(factor @ factor.T, A, UNIT[dtype]) <= 30
+
+
 def must_factor(A, unit):
     """Whether Cholesky succeeds in any order: Higham's theorem 10.7, on A of unit diagonal."""
     n = A.shape[0]
