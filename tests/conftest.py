@@ -1,6 +1,7 @@
 """Settings of every test: hypothesis profiles, the backend, this folder's helpers on the path."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a shell that runs us behind it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # or no test could press Ctrl-C
     config.addinivalue_line("markers", "host: how something is done in host memory, on threads")
     backend = config.getoption("--backend")
     if backend == "standin":
