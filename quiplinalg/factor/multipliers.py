@@ -180,7 +180,7 @@ def _alone(
 
 
 def _evaluate(factor: np.ndarray, mu: np.ndarray) -> _Point:
-    """Return the dual at mu, from the reversed factor there, which is overwritten."""
+    """Return the dual at mu, from the reversed factor there."""
     from scipy.linalg.lapack import dtrtri
 
     n = factor.shape[0]

@@ -133,5 +133,5 @@ def _check_block(block: int | None) -> None:
     if block is not None and (not isinstance(block, int) or block < 1):
         raise InvalidArgumentError(
             f"block must be a whole number of at least 1, or None; got block={block!r}. "
-            "Leave it at None for the backend's choice."
+            "Leave it at None for the library's choice."
         )
