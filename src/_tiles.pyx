@@ -1,11 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The three steps of a blocked Cholesky factorisation, each one BLAS/LAPACK call without the GIL.
+"""The three steps of a blocked Cholesky factorisation, in BLAS and LAPACK calls without the GIL.
 
 The columns of A, (n, n), are contiguous; only its lower triangle is read and written.
 """
 from cython cimport floating
 from scipy.linalg.cython_blas cimport dgemm, dsyrk, dtrsm, sgemm, ssyrk, strsm
 from scipy.linalg.cython_lapack cimport dpotrf, spotrf
+
+cdef enum:
+    LEAF = 32  # columns of L that one call of trsm solves with
 
 
 cdef inline int leading(floating[:, :] A) noexcept:
@@ -50,11 +53,26 @@ def factor_tile(floating[:, :] A, int j0, int j1):
 def solve_tile(floating[:, :] A, int i0, int i1, int j0, int j1):
     """A[i0:i1, j0:j1] = A[i0:i1, j0:j1] L^-T with L = A[j0:j1, j0:j1]."""
     cdef int m = i1 - i0, n = j1 - j0, ld = leading(A)
-    cdef floating one = 1
     if m <= 0 or n <= 0:
         return
     with nogil:
+        solve(&A[j0, j0], &A[i0, j0], m, n, ld)
+
+
+cdef void solve(floating* L, floating* B, int m, int n, int ld) noexcept nogil:
+    """B = B L^-T, (m, n), by halves of its columns: gemm runs up to twice as fast as trsm."""
+    cdef floating one = 1, minus = -1
+    cdef int half = (n + 2 * LEAF - 1) // (2 * LEAF) * LEAF, rest = n - half
+    cdef Py_ssize_t right = <Py_ssize_t>half * ld
+    if n <= LEAF:
         if floating is double:
-            dtrsm("R", "L", "T", "N", &m, &n, &one, &A[j0, j0], &ld, &A[i0, j0], &ld)
+            dtrsm("R", "L", "T", "N", &m, &n, &one, L, &ld, B, &ld)
         else:
-            strsm("R", "L", "T", "N", &m, &n, &one, &A[j0, j0], &ld, &A[i0, j0], &ld)
+            strsm("R", "L", "T", "N", &m, &n, &one, L, &ld, B, &ld)
+        return
+    solve(L, B, m, half, ld)
+    if floating is double:
+        dgemm("N", "T", &m, &rest, &half, &minus, B, &ld, L + half, &ld, &one, B + right, &ld)
+    else:
+        sgemm("N", "T", &m, &rest, &half, &minus, B, &ld, L + half, &ld, &one, B + right, &ld)
+    solve(L + right + half, B + right, m, rest, ld)
