@@ -1,8 +1,9 @@
-"""Vector code of the rotations: a vector holds one coordinate of as many rows as it has lanes.
+"""Vector code of the rotations, and blocks transposed in registers.
 
-So every step of a rotation works on whole vectors, and a permutation of the coordinates moves
-vectors; rows become lanes, and lanes rows, by transposing square blocks in registers.  Emitted as
-LLVM vectors: plain Numba loops would not keep a block in registers.
+In a rotation a vector holds one coordinate of as many rows as it has lanes, so every step works on
+whole vectors, and a permutation of the coordinates moves vectors; rows become lanes, and lanes
+rows, by transposing square blocks.  Emitted as LLVM vectors: plain Numba loops would not keep a
+block in registers.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ def vector(dtype: np.dtype) -> int:
 class _Lanes:
     """Emits loads, stores and arithmetic on vectors of one element type."""
 
-    def __init__(self, context, builder, dtype):
+    def __init__(self, context, builder, dtype, width=None):
         self.context, self.builder = context, builder
         self.element = context.get_data_type(dtype)
-        self.size = 4 if dtype == types.float32 else 8
-        self.width = _vector_bytes() // self.size
+        self.size = dtype.bitwidth // 8
+        self.width = width or _vector_bytes() // self.size
         self.type = ir.VectorType(self.element, self.width)
 
     def data(self, array_type, value):
@@ -160,18 +161,23 @@ def store_block(typingctx, work, place, coefficients, j, out, o_at, o_step):
 
 
 @intrinsic
-def flip_block(typingctx, A, to, fro, step):
-    """A[to + r*step + c] = A[fro + c*step + r], r and c < L."""
+def flip_block(typingctx, target, to, to_step, source, fro, fro_step, count):
+    """target[to + r*to_step + c] = source[fro + c*fro_step + r], r and c < count.
+
+    ``count`` is a literal, a power of two; 0 means as many as a vector register holds.
+    """
+    if not isinstance(count, types.IntegerLiteral):
+        return None
     at = types.intp
-    signature = types.void(A, at, at, at)
+    signature = types.void(target, at, at, source, at, at, count)
 
     def codegen(context, builder, signature, args):
-        emit = _Lanes(context, builder, signature.args[0].dtype)
-        a = emit.data(signature.args[0], args[0])
-        _, to, fro, step = args
-        rows = [emit.load(a, emit.plus(fro, step, r)) for r in range(emit.width)]
+        emit = _Lanes(context, builder, signature.args[0].dtype, count.literal_value)
+        t, s = emit.data(signature.args[0], args[0]), emit.data(signature.args[3], args[3])
+        _, to, to_step, _, fro, fro_step, _ = args
+        rows = [emit.load(s, emit.plus(fro, fro_step, r)) for r in range(emit.width)]
         for r, row in enumerate(emit.transpose(rows)):
-            emit.store(row, a, emit.plus(to, step, r))
+            emit.store(row, t, emit.plus(to, to_step, r))
         return context.get_dummy_value()
 
     return signature, codegen

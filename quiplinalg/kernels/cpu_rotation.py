@@ -209,7 +209,7 @@ def mirror(A, i0, i1):
     whole = i0 + (i1 - i0) // lanes * lanes  # rows below here are in square blocks
     for j in range(0, i0 // lanes * lanes, lanes):
         for i in range(i0, whole, lanes):  # next to one another where they are read
-            flip_block(flat, i * n + j, j * n + i, n)
+            flip_block(flat, i * n + j, n, flat, j * n + i, n, 0)
     for i in range(i0, i1):
         for j in range(i0 // lanes * lanes if i < whole else 0, i):
             A[i, j] = A[j, i]

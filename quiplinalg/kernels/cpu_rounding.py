@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from quiplinalg.kernels.cpu_lanes import flip_block
 from quiplinalg.kernels.cpu_tile import PANEL, fma_tile, jit, panel_offset, round_column
 
 __all__ = ["accumulate", "load", "philox", "round_block", "store"]
@@ -25,6 +26,7 @@ def load(W, first, columns, Z):
     m = W.shape[0]
     # rows are permuted one by one, then transposed; the 16 keep their starts off one cache set
     rows = np.empty((_ROWS, N + 16), Z.dtype)
+    z, flat, step = Z.reshape(-1), rows.reshape(-1), rows.shape[1]
     for t in range(tiles):
         for r0 in range(0, lanes, _ROWS):
             height = min(_ROWS, lanes - r0)
@@ -38,7 +40,10 @@ def load(W, first, columns, Z):
                 else:
                     for c in range(N):
                         rows[r, c] = 0
-            for c in range(N):
+            whole = N // _ROWS * _ROWS if height == _ROWS else 0  # columns of whole blocks
+            for c in range(0, whole, _ROWS):
+                flip_block(z, (t * N + c) * lanes + r0, lanes, flat, c, step, _ROWS)
+            for c in range(whole, N):
                 for r in range(height):
                     Z[t, c, r0 + r] = rows[r, c]
 
@@ -49,10 +54,14 @@ def store(C, first, columns, codes):
     tiles, N, lanes = C.shape
     m = codes.shape[0]
     rows = np.empty((_ROWS, N + 64), C.dtype)
+    flat, q, step = rows.reshape(-1), C.reshape(-1), rows.shape[1]
     for t in range(tiles):
         for r0 in range(0, lanes, _ROWS):
             height = min(_ROWS, lanes - r0)
-            for c in range(N):
+            whole = N // _ROWS * _ROWS if height == _ROWS else 0  # columns of whole blocks
+            for c in range(0, whole, _ROWS):
+                flip_block(flat, c, step, q, (t * N + c) * lanes + r0, lanes, _ROWS)
+            for c in range(whole, N):
                 for r in range(height):
                     rows[r, c] = C[t, c, r0 + r]
             for r in range(height):
