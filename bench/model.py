@@ -22,6 +22,16 @@ HIDDEN, INNER = 4096, 11008  # of Llama 2 7B
 DECODER_LAYERS = 32
 LIMIT = 1.25  # of the file's wall time over the sum in memory
 MEMORY = 4e9  # bytes, one job
+# a process's peak begins with that of the process that starts it, so a small one does
+LAUNCH = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(process.pid, 0)
+seconds = time.perf_counter() - start
+process.returncode = os.waitstatus_to_exitcode(status)
+print(json.dumps([process.returncode, seconds, usage.ru_maxrss * 1024]), file=sys.stderr)
+"""
 COLUMNS = ["what", "jobs x threads", "seconds", "over the sum", "limit", "peak MB", "limit MB"]
 
 
@@ -125,19 +135,15 @@ def _command(source: str, target: str, jobs: int, threads: int) -> dict[str, Any
     """Run the command; return its wall time, its peak memory, and the seconds of each layer."""
     words = ["quantize", source, target, "--json", "--bits", str(BITS), "--overwrite"]
     words += ["--jobs", str(jobs), "--threads", str(threads)]
-    with tempfile.TemporaryFile() as out:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "quiplinalg.cli.main", *words], stdout=out, cwd=ROOT
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        check(process.returncode == 0, f"quantize ended with {process.returncode}")
-        out.seek(0)
-        events = [json.loads(line) for line in out.read().splitlines()]
+    command = [sys.executable, "-m", "quiplinalg.cli.main", *words]
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCH, *command], cwd=ROOT, capture_output=True, text=True
+    )
+    code, seconds, peak = json.loads(done.stderr.splitlines()[-1])
+    check(code == 0, f"quantize ended with {code}: {done.stderr}")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
     by_layer = {e["layer"]: e["seconds"] for e in events if e["event"] == "layer"}
-    return {"seconds": seconds, "peak": usage.ru_maxrss * 1024, "layers": by_layer}
+    return {"seconds": seconds, "peak": peak, "layers": by_layer}
 
 
 def _verify(source: str, target: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from quiplinalg.parallel import run_all
+
 __all__ = ["pack_lower", "packed_size", "unpack_lower"]
 
-_PANEL = 256  # rows mirrored at a time: both sides of the copy then stay in cache
+_PANEL = 256  # rows and columns copied at a time: both sides then stay in the cache
 
 
 def packed_size(n: int) -> int:
@@ -40,12 +42,19 @@ def unpack_lower(packed: np.ndarray, n: int) -> np.ndarray:
            [2, 3]])
     """
     H = np.empty((n, n), packed.dtype)
-    for i in range(n):
-        start = packed_size(i)
-        H[i, : i + 1] = packed[start : start + i + 1]
-    for j0 in range(0, n, _PANEL):
-        j1 = min(j0 + _PANEL, n)
+
+    def copy(i0: int, i1: int) -> None:
+        for i in range(i0, i1):
+            start = packed_size(i)
+            H[i, : i + 1] = packed[start : start + i + 1]
+
+    def mirror(j0: int, j1: int) -> None:
         for j in range(j0, j1):  # the diagonal block
             H[j, j + 1 : j1] = H[j + 1 : j1, j]
-        H[j0:j1, j1:] = H[j1:, j0:j1].T
+        for i in range(j1, n, _PANEL):
+            H[j0:j1, i : i + _PANEL] = H[i : i + _PANEL, j0:j1].T
+
+    panels = [(i, min(i + _PANEL, n)) for i in range(0, n, _PANEL)]
+    run_all(copy, panels)
+    run_all(mirror, panels)
     return H
