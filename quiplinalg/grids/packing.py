@@ -14,7 +14,9 @@ from quiplinalg.restore import restore_on_device
 
 __all__ = ["pack", "unpack"]
 
-_ROWS_AT_ONCE = 1 << 20  # codes expanded to single bits at a time
+_CODES_AT_ONCE = 1 << 18  # a few arrays of as many bytes stay in the cache
+# fields of 8, 16 and 32 bits, and a word with the lower field of every two set
+_FIELDS = ((8, 0x00FF00FF00FF00FF), (16, 0x0000FFFF0000FFFF), (32, 0x00000000FFFFFFFF))
 
 
 def _check_bits(bits: int) -> None:
@@ -68,7 +70,25 @@ def _check_packed(packed: Any, bits: int, n: int) -> None:
 
 
 def _rows(columns: int) -> int:
-    return max(1, _ROWS_AT_ONCE // max(columns, 1))
+    return max(1, _CODES_AT_ONCE // max(columns, 1))
+
+
+def _squeeze(words: np.ndarray, bits: int) -> None:
+    """Move the 8 codes of each word, one a byte, together: code j to bit j*bits."""
+    for width, lower in _FIELDS:
+        upper = (words >> width) & lower
+        words &= lower
+        words |= upper << (width // 8 * bits)
+
+
+def _spread(words: np.ndarray, bits: int) -> None:
+    """Undo `_squeeze`."""
+    for width, lower in reversed(_FIELDS):
+        held = width // 8 * bits  # bits of a field that hold codes
+        lower &= lower >> (width - held)
+        upper = (words >> held) & lower
+        words &= lower
+        words |= upper << width
 
 
 def pack(codes: Any, bits: int) -> Any:
@@ -104,7 +124,7 @@ def pack(codes: Any, bits: int) -> Any:
     _check_bits(bits)
     if device_of(codes) is not None:
         return _pack_on_device(codes, bits)
-    codes = np.asarray(codes)
+    codes, bits = np.asarray(codes), int(bits)
     _check_codes(codes)
     _check_largest(int(codes.max()) if codes.size else 0, bits)
     m, n = codes.shape
@@ -112,10 +132,11 @@ def pack(codes: Any, bits: int) -> Any:
 
     def part(i: int) -> None:
         rows = codes[i : i + _rows(n)]
-        single = np.unpackbits(rows[:, :, None], axis=2, count=bits, bitorder="little")
-        packed[i : i + _rows(n)] = np.packbits(
-            single.reshape(rows.shape[0], n * bits), axis=1, bitorder="little"
-        )
+        eights = np.zeros((rows.shape[0], -(-n // 8), 8), np.uint8)
+        eights.reshape(rows.shape[0], -1)[:, :n] = rows
+        _squeeze(eights.view("<u8"), bits)
+        whole = eights[:, :, :bits].reshape(rows.shape[0], -1)
+        packed[i : i + _rows(n)] = whole[:, : packed.shape[1]]
 
     run_all(part, [(i,) for i in range(0, m, _rows(n))])
     return packed
@@ -154,16 +175,21 @@ def unpack(packed: Any, bits: int, n: int) -> Any:
     _check_count(n)
     if device_of(packed) is not None:
         return _unpack_on_device(packed, bits, n)
-    packed = np.asarray(packed)
+    packed, bits, n = np.asarray(packed), int(bits), int(n)
     _check_packed(packed, bits, n)
     m = packed.shape[0]
     codes = np.empty((m, n), np.uint8)
-    for i in range(0, m, _rows(n)):
+
+    def part(i: int) -> None:
         rows = packed[i : i + _rows(n)]
-        single = np.unpackbits(rows, axis=1, count=n * bits, bitorder="little")
-        codes[i : i + _rows(n)] = np.packbits(
-            single.reshape(rows.shape[0], n, bits), axis=2, bitorder="little"
-        )[:, :, 0]
+        whole = np.zeros((rows.shape[0], -(-n // 8) * bits), np.uint8)
+        whole[:, : rows.shape[1]] = rows
+        eights = np.zeros((rows.shape[0], -(-n // 8), 8), np.uint8)
+        eights[:, :, :bits] = whole.reshape(rows.shape[0], -1, bits)
+        _spread(eights.view("<u8"), bits)
+        codes[i : i + _rows(n)] = eights.reshape(rows.shape[0], -1)[:, :n]
+
+    run_all(part, [(i,) for i in range(0, m, _rows(n))])
     return codes
 
 

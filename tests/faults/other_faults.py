@@ -168,12 +168,10 @@ FAULTS = (
         ROTATION,
     ),
     Fault(
-        "codes are packed with the most significant bit first",
+        "codes are packed with the first of eight in the highest bits",
         "grids/packing.py",
-        "        packed[i : i + _rows(n)] = np.packbits(\n"
-        '            single.reshape(rows.shape[0], n * bits), axis=1, bitorder="little"\n',
-        "        packed[i : i + _rows(n)] = np.packbits(\n"
-        '            single.reshape(rows.shape[0], n * bits), axis=1, bitorder="big"\n',
+        "        words &= lower\n        words |= upper << (width // 8 * bits)\n",
+        "        words[...] = (words & lower) << (width // 8 * bits) | upper\n",
         ("tests/grids/test_packing.py", *FILES),
     ),
     Fault(

@@ -27,6 +27,24 @@ def test_wide_rows_are_packed_in_pieces():
     assert (ql.unpack(ql.pack(codes, 3), 3, 3_000_000) == codes).all()
 
 
+def test_numbers_may_be_of_numpy():
+    codes = np.arange(100, dtype=np.uint8)[None]
+    packed = ql.pack(codes, np.uint8(7))
+    assert (packed == ql.pack(codes, 7)).all()
+    assert (ql.unpack(packed, np.int64(7), np.uint8(100)) == codes).all()
+
+
+def test_what_is_packed_may_be_strided_and_is_not_changed():
+    codes = (np.arange(7 * 90) % 8).astype(np.uint8).reshape(90, 7)
+    kept = codes.copy()
+    packed = ql.pack(codes.T[::2], 3)
+    assert (packed == ql.pack(np.ascontiguousarray(codes.T[::2]), 3)).all()
+    assert (codes == kept).all()
+    wide = np.repeat(packed, 2, axis=1)
+    assert (ql.unpack(wide[:, ::2], 3, 90) == codes.T[::2]).all()
+    assert (wide[:, ::2] == packed).all()
+
+
 @pytest.mark.parametrize("bits", (0, 9, -1, 2.0, "2", True, None))
 def test_bad_bits(bits):
     with pytest.raises(ql.InvalidArgumentError, match="bits must be"):
