@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import quiplinalg as ql
@@ -159,6 +159,8 @@ VALUES = {
 
 
 @given(st.sampled_from(METHODS), st.fixed_dictionaries({}, optional=VALUES))
+@example("nearest", {"rank": 3})
+@example("ldlq", {"rank": 2})
 def test_whatever_is_given_is_refused_or_right(method, given):
     try:
         options = resolve({"method": method} | given)
@@ -166,8 +168,12 @@ def test_whatever_is_given_is_refused_or_right(method, given):
         assert len(str(error)) > 20
         return
     assert LayerOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
-    q = options.quantize("a", np.ones((2, 4)), np.eye(4))
-    assert np.isfinite(np.asarray(q)).all()
+    W, H = np.ones((2, 4)), np.eye(4)
+    if options.rank > min(W.shape):  # which only a layer can tell
+        with pytest.raises(InvalidArgumentError, match="rank must be a whole number from 0 to 2"):
+            options.quantize("a", W, H)
+        return
+    assert np.isfinite(np.asarray(options.quantize("a", W, H))).all()
 
 
 def test_resolving_compiles_nothing():
