@@ -18,6 +18,7 @@ from quiplinalg.kernels.record import OUTPUTS
 
 __all__ = [
     "FIBRES",
+    "FLIP",
     "VECTOR_BYTES",
     "butterflies",
     "drain",
@@ -34,6 +35,7 @@ __all__ = [
 _INDEX = ir.IntType(64)
 _INT = ir.IntType(32)
 _AHEAD = 4  # vectors between what is read and what is asked for
+FLIP = 8  # rows and columns of a block that is transposed
 VECTOR_BYTES = _vector_bytes()
 FIBRES = 2 if VECTOR_BYTES == 64 else 1  # multiplied at a time: 16 registers do not hold more
 
@@ -161,20 +163,15 @@ def store_block(typingctx, work, place, coefficients, j, out, o_at, o_step):
 
 
 @intrinsic
-def flip_block(typingctx, target, to, to_step, source, fro, fro_step, count):
-    """target[to + r*to_step + c] = source[fro + c*fro_step + r], r and c < count.
-
-    ``count`` is a literal, a power of two; 0 means as many as a vector register holds.
-    """
-    if not isinstance(count, types.IntegerLiteral):
-        return None
+def flip_block(typingctx, target, to, to_step, source, fro, fro_step):
+    """target[to + r*to_step + c] = source[fro + c*fro_step + r], r and c < FLIP."""
     at = types.intp
-    signature = types.void(target, at, at, source, at, at, count)
+    signature = types.void(target, at, at, source, at, at)
 
     def codegen(context, builder, signature, args):
-        emit = _Lanes(context, builder, signature.args[0].dtype, count.literal_value)
+        emit = _Lanes(context, builder, signature.args[0].dtype, FLIP)
         t, s = emit.data(signature.args[0], args[0]), emit.data(signature.args[3], args[3])
-        _, to, to_step, _, fro, fro_step, _ = args
+        _, to, to_step, _, fro, fro_step = args
         rows = [emit.load(s, emit.plus(fro, fro_step, r)) for r in range(emit.width)]
         for r, row in enumerate(emit.transpose(rows)):
             emit.store(row, t, emit.plus(to, to_step, r))

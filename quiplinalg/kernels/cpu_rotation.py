@@ -11,6 +11,7 @@ import numpy as np
 
 from quiplinalg.kernels.cpu_lanes import (
     FIBRES,
+    FLIP,
     butterflies,
     drain,
     flip_block,
@@ -205,11 +206,10 @@ def mirror(A, i0, i1):
     """A[i, j] = A[j, i] for i0 <= i < i1 and j < i."""
     n = A.shape[0]
     flat = A.reshape(-1)
-    lanes = _VECTOR_BYTES // A.itemsize
-    whole = i0 + (i1 - i0) // lanes * lanes  # rows below here are in square blocks
-    for j in range(0, i0 // lanes * lanes, lanes):
-        for i in range(i0, whole, lanes):  # next to one another where they are read
-            flip_block(flat, i * n + j, n, flat, j * n + i, n, 0)
+    whole = i0 + (i1 - i0) // FLIP * FLIP  # rows below here are in square blocks
+    for j in range(0, i0 // FLIP * FLIP, FLIP):
+        for i in range(i0, whole, FLIP):  # next to one another where they are read
+            flip_block(flat, i * n + j, n, flat, j * n + i, n)
     for i in range(i0, i1):
-        for j in range(i0 // lanes * lanes if i < whole else 0, i):
+        for j in range(i0 // FLIP * FLIP if i < whole else 0, i):
             A[i, j] = A[j, i]

@@ -10,13 +10,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from quiplinalg.kernels.cpu_lanes import flip_block
+from quiplinalg.kernels.cpu_lanes import FLIP, flip_block
 from quiplinalg.kernels.cpu_tile import PANEL, fma_tile, jit, panel_offset, round_column
 
 __all__ = ["accumulate", "load", "philox", "round_block", "store"]
 
 _STEPS = 256  # rows of U per pass: a 256 x 256 float32 piece of U stays in the second-level cache
-_ROWS = 8  # rows moved at a time between row-major arrays and tiles
+
+
+@jit(cache=False)
+def flip(target, to, to_step, source, fro, fro_step, rows, columns):
+    """target[to + r*to_step + c] = source[fro + c*fro_step + r], r < rows and c < columns."""
+    below, right = rows // FLIP * FLIP, columns // FLIP * FLIP  # where whole blocks end
+    for r in range(0, below, FLIP):
+        for c in range(0, right, FLIP):
+            flip_block(
+                target, to + r * to_step + c, to_step, source, fro + c * fro_step + r, fro_step
+            )
+    for c in range(right, columns):
+        for r in range(below):
+            target[to + r * to_step + c] = source[fro + c * fro_step + r]
+    for r in range(below, rows):
+        for c in range(columns):
+            target[to + r * to_step + c] = source[fro + c * fro_step + r]
 
 
 @jit()
@@ -25,11 +41,11 @@ def load(W, first, columns, Z):
     tiles, N, lanes = Z.shape
     m = W.shape[0]
     # rows are permuted one by one, then transposed; the 16 keep their starts off one cache set
-    rows = np.empty((_ROWS, N + 16), Z.dtype)
+    rows = np.empty((FLIP, N + 16), Z.dtype)
     z, flat, step = Z.reshape(-1), rows.reshape(-1), rows.shape[1]
     for t in range(tiles):
-        for r0 in range(0, lanes, _ROWS):
-            height = min(_ROWS, lanes - r0)
+        for r0 in range(0, lanes, FLIP):
+            height = min(FLIP, lanes - r0)
             for r in range(height):
                 i = first + t * lanes + r0 + r
                 if i < m:
@@ -40,12 +56,7 @@ def load(W, first, columns, Z):
                 else:
                     for c in range(N):
                         rows[r, c] = 0
-            whole = N // _ROWS * _ROWS if height == _ROWS else 0  # columns of whole blocks
-            for c in range(0, whole, _ROWS):
-                flip_block(z, (t * N + c) * lanes + r0, lanes, flat, c, step, _ROWS)
-            for c in range(whole, N):
-                for r in range(height):
-                    Z[t, c, r0 + r] = rows[r, c]
+            flip(z, t * N * lanes + r0, lanes, flat, 0, step, N, height)
 
 
 @jit()
@@ -53,17 +64,12 @@ def store(C, first, columns, codes):
     """codes[first + t*lanes + r, columns[c]] = C[t, c, r], but for padding."""
     tiles, N, lanes = C.shape
     m = codes.shape[0]
-    rows = np.empty((_ROWS, N + 64), C.dtype)
+    rows = np.empty((FLIP, N + 64), C.dtype)
     flat, q, step = rows.reshape(-1), C.reshape(-1), rows.shape[1]
     for t in range(tiles):
-        for r0 in range(0, lanes, _ROWS):
-            height = min(_ROWS, lanes - r0)
-            whole = N // _ROWS * _ROWS if height == _ROWS else 0  # columns of whole blocks
-            for c in range(0, whole, _ROWS):
-                flip_block(flat, c, step, q, (t * N + c) * lanes + r0, lanes, _ROWS)
-            for c in range(whole, N):
-                for r in range(height):
-                    rows[r, c] = C[t, c, r0 + r]
+        for r0 in range(0, lanes, FLIP):
+            height = min(FLIP, lanes - r0)
+            flip(flat, 0, step, q, t * N * lanes + r0, lanes, height, N)
             for r in range(height):
                 i = first + t * lanes + r0 + r
                 if i < m:
