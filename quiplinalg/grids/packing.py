@@ -19,20 +19,22 @@ _CODES_AT_ONCE = 1 << 18  # a few arrays of as many bytes stay in the cache
 _FIELDS = ((8, 0x00FF00FF00FF00FF), (16, 0x0000FFFF0000FFFF), (32, 0x00000000FFFFFFFF))
 
 
-def _check_bits(bits: int) -> None:
+def _check_bits(bits: int) -> int:
     if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or not 1 <= bits <= 8:
         raise InvalidArgumentError(
             f"bits must be a whole number from 1 to 8; got bits={bits!r}. "
             "Use the width the codes were made with."
         )
+    return int(bits)
 
 
-def _check_count(n: int) -> None:
+def _check_count(n: int) -> int:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
         raise InvalidArgumentError(
             f"n must be a whole number, at least 0; got n={n!r}. Pass the number of codes in a "
             "row, codes.shape[1]."
         )
+    return int(n)
 
 
 def _check_codes(codes: Any) -> None:
@@ -121,10 +123,10 @@ def pack(codes: Any, bits: int) -> Any:
     >>> (ql.unpack(ql.pack(codes, 2), 2, 5) == codes).all()
     np.True_
     """
-    _check_bits(bits)
+    bits = _check_bits(bits)
     if device_of(codes) is not None:
         return _pack_on_device(codes, bits)
-    codes, bits = np.asarray(codes), int(bits)
+    codes = np.asarray(codes)
     _check_codes(codes)
     _check_largest(int(codes.max()) if codes.size else 0, bits)
     m, n = codes.shape
@@ -171,11 +173,10 @@ def unpack(packed: Any, bits: int, n: int) -> Any:
     >>> ql.unpack(np.array([[57, 1]], np.uint8), 2, 5)
     array([[1, 2, 3, 0, 1]], dtype=uint8)
     """
-    _check_bits(bits)
-    _check_count(n)
+    bits, n = _check_bits(bits), _check_count(n)
     if device_of(packed) is not None:
         return _unpack_on_device(packed, bits, n)
-    packed, bits, n = np.asarray(packed), int(bits), int(n)
+    packed = np.asarray(packed)
     _check_packed(packed, bits, n)
     m = packed.shape[0]
     codes = np.empty((m, n), np.uint8)

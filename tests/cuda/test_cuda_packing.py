@@ -27,6 +27,13 @@ def test_the_bytes_are_those_of_the_host(cuda, bits):
         check(cuda, rng.integers(0, 1 << bits, shape).astype(np.uint8), bits)
 
 
+def test_numbers_may_be_of_numpy(cuda):
+    codes = (np.arange(600) % 128).astype(np.uint8).reshape(2, 300)
+    packed = ql.pack(cuda.xp.asarray(codes), np.uint8(7))
+    np.testing.assert_array_equal(packed.get(), ql.pack(codes, 7))
+    np.testing.assert_array_equal(ql.unpack(packed, np.uint8(7), np.int16(300)).get(), codes)
+
+
 @pytest.mark.parametrize("way", ("reverse", 7))
 def test_the_order_of_threads_does_not_matter(cuda, way):
     codes = np.random.default_rng(1).integers(0, 8, (3, 4500)).astype(np.uint8)
