@@ -43,18 +43,13 @@ def unpack_lower(packed: np.ndarray, n: int) -> np.ndarray:
     """
     H = np.empty((n, n), packed.dtype)
 
-    def copy(i0: int, i1: int) -> None:
+    def panel(i0: int, i1: int) -> None:
         for i in range(i0, i1):
             start = packed_size(i)
             H[i, : i + 1] = packed[start : start + i + 1]
+            H[i0:i, i] = H[i, i0:i]  # the diagonal block
+        for j in range(0, i0, _PANEL):
+            H[j : j + _PANEL, i0:i1] = H[i0:i1, j : j + _PANEL].T
 
-    def mirror(j0: int, j1: int) -> None:
-        for j in range(j0, j1):  # the diagonal block
-            H[j, j + 1 : j1] = H[j + 1 : j1, j]
-        for i in range(j1, n, _PANEL):
-            H[j0:j1, i : i + _PANEL] = H[i : i + _PANEL, j0:j1].T
-
-    panels = [(i, min(i + _PANEL, n)) for i in range(0, n, _PANEL)]
-    run_all(copy, panels)
-    run_all(mirror, panels)
+    run_all(panel, [(i, min(i + _PANEL, n)) for i in range(0, n, _PANEL)])
     return H

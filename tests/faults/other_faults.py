@@ -177,8 +177,8 @@ FAULTS = (
     Fault(
         "the diagonal blocks of a packed triangle are not mirrored",
         "files/triangle.py",
-        "            H[j, j + 1 : j1] = H[j + 1 : j1, j]\n",
-        "            H[j, j + 1 : j1] = 0\n",
+        "            H[i0:i, i] = H[i, i0:i]  # the diagonal block\n",
+        "            H[i0:i, i] = 0\n",
         ("tests/files/test_problem.py",),
     ),
     Fault(
